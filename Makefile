@@ -1,0 +1,46 @@
+# The commands of the project. `make help` lists them.
+
+GO        ?= go
+BIN       := bin
+FUZZTIME  ?= 10s
+BENCHTIME ?= 1s
+COUNT     ?= 1
+LINT      := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+FUZZ      := $(CURDIR)/.ci/fuzz
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test race verify generate lint fuzz bench services
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+
+build: ## build both commands into bin/
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags=-s -o $(BIN)/ ./client/cmd/downlink ./server/cmd/downlinkd
+
+demo: build ## run the main job, start to finish, on the sample data
+	@server/testdata/demo.sh $(BIN)
+
+test: ## run all tests (PostgreSQL's only with DOWNLINK_TEST_POSTGRES)
+	$(GO) test ./...
+
+race: ## run all tests under the race detector
+	$(GO) test -race -timeout 15m ./...
+
+generate: ## write gen/ from api/openapi.yaml
+	$(GO) generate ./...
+
+verify: generate ## check that generated code and go.mod are current
+	$(GO) mod tidy -diff
+	@test -z "$$(git status --porcelain)" || { git status --short; git diff --stat; echo "generated code is not current: commit what 'make generate' wrote"; exit 1; }
+
+lint: ## run the linters
+	$(GO) run $(LINT) run
+
+fuzz: ## run every fuzz target for FUZZTIME (default 10s)
+	@$(FUZZ) $(FUZZTIME)
+
+bench: ## run the benchmarks, in benchstat's format (BENCHTIME, COUNT)
+	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) -count $(COUNT) ./...
+
+services: ## start the servers that some tests need and print how to reach them
+	@server/testdata/services.sh

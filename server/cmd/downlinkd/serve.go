@@ -1,0 +1,78 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/downlink-go/downlink/server"
+)
+
+func newServeCommand() *cobra.Command {
+	var (
+		config  server.Config
+		listen  string
+		logJSON bool
+	)
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the server",
+		Long: `Runs the server until SIGINT or SIGTERM. Then it stops accepting and lets running
+downloads finish for --shutdown-timeout; a second signal ends it at once.
+
+The bucket holds the assets as <workflow>/<job>/inputs/... and outputs/...; it
+is only read. The data directory holds the server's own state.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if config.ReadyWait == 0 {
+				config.ReadyWait = -1 // the zero value of the field is its default
+			}
+			var handler slog.Handler = slog.NewTextHandler(cmd.ErrOrStderr(), nil)
+			if logJSON {
+				handler = slog.NewJSONHandler(cmd.ErrOrStderr(), nil)
+			}
+			config.Log = slog.New(handler)
+			if err := serve(cmd.Context(), config, listen, cmd.OutOrStdout()); err != nil {
+				return &failure{err}
+			}
+			return nil
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&config.Bucket, "bucket", "", "URL of the store of the assets, such as file:///data (required)")
+	f.StringVar(&listen, "listen", "localhost:8080", "address to listen on; port 0 takes a free one")
+	stateFlags(cmd, &config.DataDir, &config.Database)
+	f.StringVar(&config.PublicURL, "public-url", "", "what signed URLs start with, behind a proxy (default: as each request has it)")
+	f.DurationVar(&config.ReadyWait, "ready-wait", time.Second, "hold a call so long for its package to become ready, 1m at most; 0 for not at all")
+	f.DurationVar(&config.LinkLifetime, "link-lifetime", time.Hour, "shortest life of a signed URL, 168h at most; large packages get longer ones")
+	f.DurationVar(&config.StallTimeout, "stall-timeout", time.Minute, "cut a download whose client takes nothing for so long")
+	f.DurationVar(&config.ShutdownTimeout, "shutdown-timeout", 30*time.Second, "how long running downloads may take to finish at the end")
+	f.IntVar(&config.MaxEntries, "max-entries", 200_000, "largest number of assets in a package")
+	f.Int64Var(&config.MaxBytes, "max-bytes", 16<<40, "largest size of a package's assets, in bytes")
+	f.Int64Var(&config.CacheBytes, "cache-bytes", 256<<20, "memory for the layouts of packages, in bytes")
+	f.BoolVar(&logJSON, "log-json", false, "write the log as JSON lines")
+	return cmd
+}
+
+// serve runs the server until the context ends. Once it listens it prints where,
+// for programs that asked for a free port.
+func serve(ctx context.Context, config server.Config, listen string, stdout io.Writer) (err error) {
+	s, err := server.New(ctx, config)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	var lc net.ListenConfig
+	listener, err := lc.Listen(ctx, "tcp", listen)
+	if err != nil {
+		return fmt.Errorf("%w; choose another address with --listen", err)
+	}
+	fmt.Fprintf(stdout, "listening on http://%s\n", listener.Addr())
+	return s.Serve(ctx, listener)
+}

@@ -1,0 +1,87 @@
+package catalog
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	_ "modernc.org/sqlite" // the driver named "sqlite"
+)
+
+// openSQLite opens the file with one connection that writes and a pool of those
+// that read.
+//
+// The journal is a write-ahead log, so that readers and the writer do not wait
+// for each other, and it is synced at checkpoints rather than at each commit:
+// the end of a process at any point loses nothing, while a power cut may undo
+// the commits of the last seconds, and never corrupts the file. What is lost
+// that way is found out again, except for an organization, a key, a grant or a
+// revocation made in just those seconds.
+func (db *DB) openSQLite(ctx context.Context, path string) error {
+	if path == "" {
+		return errors.New("no database given")
+	}
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return fmt.Errorf("open database: %w", err)
+	}
+	// It holds hashes of secrets. SQLite gives its other files the same mode.
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("open database: %w", err)
+	}
+	if err := f.Close(); err != nil {
+		return fmt.Errorf("open database: %w", err)
+	}
+	db.dialect, db.path = SQLite, path
+	db.write, err = sql.Open("sqlite", sqliteDSN(path, "immediate",
+		"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(NORMAL)", "foreign_keys(1)"))
+	if err != nil {
+		return fmt.Errorf("open database: %w", err)
+	}
+	db.write.SetMaxOpenConns(1)
+	db.read, err = sql.Open("sqlite", sqliteDSN(path, "deferred",
+		"busy_timeout(10000)", "query_only(1)"))
+	if err != nil {
+		return fmt.Errorf("open database: %w", err)
+	}
+	readers := max(4, runtime.NumCPU())
+	db.read.SetMaxOpenConns(readers)
+	db.read.SetMaxIdleConns(readers)
+
+	// The first connection sets the mode of the journal, and finds out whether
+	// this is a database at all.
+	if _, err := db.write.ExecContext(ctx, "SELECT count(*) FROM sqlite_schema"); err != nil {
+		return errors.Join(fault(ctx, "open database "+path, err), db.Close())
+	}
+	return nil
+}
+
+// sqliteDSN names the file with settings that hold on every connection.
+func sqliteDSN(path, txlock string, pragmas ...string) string {
+	u := url.URL{Scheme: "file", OmitHost: true, Path: filepath.ToSlash(path)}
+	u.RawQuery = url.Values{"_txlock": {txlock}, "_pragma": pragmas}.Encode()
+	return u.String()
+}
+
+// lockSQLite keeps other processes from migrating the same file. The lock is an
+// exclusive transaction on a small file beside it, which ends with the process.
+func (db *DB) lockSQLite(ctx context.Context) (unlock func(), err error) {
+	lock, err := sql.Open("sqlite", sqliteDSN(db.path+"-migrate", "exclusive", "busy_timeout(60000)"))
+	if err != nil {
+		return nil, err
+	}
+	tx, err := lock.BeginTx(ctx, nil)
+	if err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	return func() {
+		_ = tx.Rollback()
+		_ = lock.Close()
+	}, nil
+}

@@ -1,0 +1,81 @@
+package download
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/google/uuid"
+	"github.com/maypok86/otter/v2"
+
+	"github.com/downlink-go/downlink/server/internal/vzip"
+)
+
+// Content is a package that can be read. It is immutable and shared.
+type Content struct {
+	Plan   *Plan
+	Layout *vzip.Layout
+
+	objects Objects
+}
+
+// Open implements [vzip.Source]. An object that is gone or changed gives an
+// [Error] with PackageOutdated.
+func (c *Content) Open(ctx context.Context, i int, off, n int64) (io.ReadCloser, error) {
+	e := &c.Plan.Entries[i-1] // entry 0 is the manifest, which the layout holds
+	r, err := c.objects.Open(ctx, e.Object, off, n)
+	if errors.Is(err, ErrObjectNotFound) || errors.Is(err, ErrObjectChanged) {
+		return nil, &Error{Code: PackageOutdated, Message: errOutdated.Message, Err: fmt.Errorf("open %s: %w", e.Object.Key, err)}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", e.Object.Key, err)
+	}
+	return r, nil
+}
+
+// NewReader returns a reader of the package for one request.
+func (c *Content) NewReader(ctx context.Context) *vzip.Reader { return c.Layout.NewReader(ctx, c) }
+
+// memoryBytes estimates what the cache holds on to.
+func (c *Content) memoryBytes() int64 {
+	const entry = 320 // an Entry, its checksum, and its strings
+	return c.Layout.MemoryBytes() + entry*int64(len(c.Plan.Entries))
+}
+
+// contentCache keeps the layouts of recently read packages, up to a number of
+// bytes. Concurrent requests for one package load it once.
+type contentCache struct {
+	cache  *otter.Cache[uuid.UUID, *Content]
+	loader otter.Loader[uuid.UUID, *Content]
+}
+
+func newContentCache(packages Packages, objects Objects, maxBytes int64) *contentCache {
+	load := func(ctx context.Context, id uuid.UUID) (*Content, error) {
+		plan, err := packages.Plan(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		if n, _ := plan.Missing(); n > 0 {
+			return nil, ErrPackageNotFound // links are signed for ready packages alone
+		}
+		layout, err := plan.Layout()
+		if err != nil {
+			return nil, err
+		}
+		return &Content{Plan: plan, Layout: layout, objects: objects}, nil
+	}
+	return &contentCache{
+		cache: otter.Must(&otter.Options[uuid.UUID, *Content]{
+			MaximumWeight: uint64(maxBytes),
+			Weigher: func(_ uuid.UUID, c *Content) uint32 {
+				return uint32(min(c.memoryBytes(), 1<<32-1))
+			},
+		}),
+		loader: otter.LoaderFunc[uuid.UUID, *Content](load),
+	}
+}
+
+func (c *contentCache) get(ctx context.Context, id uuid.UUID) (*Content, error) {
+	return c.cache.Get(ctx, id, c.loader)
+}

@@ -1,0 +1,131 @@
+package server
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/downlink-go/downlink/server/internal/download"
+)
+
+// info is what is known of a request, for the handlers and the access log.
+type info struct {
+	requestID      string
+	origin         string // scheme and host that the client used
+	organizationID string
+	keyID          string
+	workflowID     string
+	jobID          string
+	packageID      string
+}
+
+type infoKey struct{}
+
+// requestInfo returns the request's info, which observe put there.
+func requestInfo(ctx context.Context) *info {
+	i, ok := ctx.Value(infoKey{}).(*info)
+	if !ok {
+		return &info{}
+	}
+	return i
+}
+
+// observe names the request, turns errors and panics into answers, and writes
+// the access log. The log has the route and never the path, which may be a
+// signed URL's.
+func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		start := time.Now()
+		r := c.Request()
+		i := &info{requestID: newRequestID(), origin: origin(r)}
+		c.SetRequest(r.WithContext(context.WithValue(r.Context(), infoKey{}, i)))
+		c.Response().Header().Set("X-Request-Id", i.requestID)
+		defer s.logAccess(c, i, start)
+		if err := s.protect(c, next); err != nil {
+			c.Error(err)
+		}
+		return nil
+	}
+}
+
+// protect calls next and returns a panic as an error, but for the one that means
+// to cut the connection.
+func (s *Server) protect(c echo.Context, next echo.HandlerFunc) (err error) {
+	defer func() {
+		switch p := recover(); p {
+		case nil:
+		case http.ErrAbortHandler:
+			panic(p)
+		default:
+			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	if headerSize(c.Request()) > maxHeader {
+		return errHeaderTooLarge
+	}
+	return next(c)
+}
+
+func (s *Server) logAccess(c echo.Context, i *info, start time.Time) {
+	r, w := c.Request(), c.Response()
+	attrs := []slog.Attr{
+		slog.String("request_id", i.requestID),
+		slog.String("method", r.Method),
+		slog.String("route", c.Path()),
+		slog.Int("status", w.Status),
+		slog.Int64("bytes", w.Size),
+		slog.Duration("duration", time.Since(start)),
+		slog.String("remote", r.RemoteAddr),
+	}
+	for _, a := range []struct{ key, value string }{
+		{"organization_id", i.organizationID}, {"key_id", i.keyID},
+		{"workflow_id", i.workflowID}, {"job_id", i.jobID}, {"package_id", i.packageID},
+		{"range", r.Header.Get("Range")}, {"user_agent", r.UserAgent()},
+	} {
+		if a.value != "" {
+			attrs = append(attrs, slog.String(a.key, a.value))
+		}
+	}
+	s.log.LogAttrs(r.Context(), slog.LevelInfo, "request", attrs...)
+}
+
+func newRequestID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
+
+func origin(r *http.Request) string {
+	if r.TLS != nil {
+		return "https://" + r.Host
+	}
+	return "http://" + r.Host
+}
+
+// maxHeader bounds the request line and the header together. Above it the
+// answer is an error of the contract; net/http itself closes the connection at
+// http.DefaultMaxHeaderBytes.
+const maxHeader = 16 << 10
+
+var errHeaderTooLarge = &download.Error{
+	Code:    download.InvalidParameter,
+	Message: "the request header is too large",
+	Details: []download.Detail{{Field: "header", Limit: maxHeader, Message: "at most 16 KiB, the URL included"}},
+}
+
+func headerSize(r *http.Request) int {
+	n := len(r.RequestURI)
+	for name, values := range r.Header {
+		for _, v := range values {
+			n += len(name) + len(v) + len(": \r\n")
+		}
+	}
+	return n
+}
