@@ -42,5 +42,5 @@ fuzz: ## run every fuzz target for FUZZTIME (default 10s)
 bench: ## run the benchmarks, in benchstat's format (BENCHTIME, COUNT)
 	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) -count $(COUNT) ./...
 
-services: ## start the servers that some tests need and print how to reach them
-	@server/testdata/services.sh
+services: ## start a throwaway PostgreSQL for the tests and print how to reach and stop it
+	@server/testdata/services.sh start

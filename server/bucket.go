@@ -55,14 +55,18 @@ type bucket interface {
 }
 
 // openBucket opens the bucket that the URL names.
-func openBucket(ctx context.Context, rawURL string) (bucket, error) {
+func openBucket(rawURL string) (bucket, error) {
 	u, err := url.Parse(rawURL)
 	if err != nil || u.Scheme == "" {
 		return nil, fmt.Errorf("bucket %q: want a URL such as file:///data", redactURL(rawURL))
 	}
 	switch u.Scheme {
 	case "file":
-		return openDirectory(u)
+		d, err := openDirectory(u)
+		if err != nil {
+			return nil, err
+		}
+		return d, nil
 	default:
 		return nil, fmt.Errorf("bucket %q: unknown scheme %q, want file", redactURL(rawURL), u.Scheme)
 	}

@@ -164,7 +164,7 @@ func (w *contentWriter) ReadFrom(src io.Reader) (int64, error) {
 		total += n
 		w.written += n
 		limited.N -= n
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return total, nil // short: the caller counts
 		}
 		if err != nil {
@@ -196,7 +196,7 @@ func (r *packageReader) Read(p []byte) (int, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n, err := r.reader.Read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		r.fail(err)
 	}
 	return n, err

@@ -36,7 +36,7 @@ func (p *inlinePackager) Prepare(ctx context.Context, plan *download.Plan) (down
 	return p.db.AddPackage(ctx, download.Package{
 		ID: plan.ID, WorkflowID: plan.WorkflowID, JobID: plan.JobID, State: download.Ready,
 		Entries: len(plan.Entries), Size: layout.Size(), Digest: digest[:],
-	}, plan, 0, func(*sql.Tx) error { return nil })
+	}, plan, 0, func(*sql.Tx, catalog.Run) error { return nil })
 }
 
 func (p *inlinePackager) checksum(ctx context.Context, plan *download.Plan) error {

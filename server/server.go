@@ -169,7 +169,7 @@ func New(ctx context.Context, config Config) (_ *Server, err error) {
 			err = errors.Join(err, s.Close())
 		}
 	}()
-	if s.bucket, err = openBucket(ctx, config.Bucket); err != nil {
+	if s.bucket, err = openBucket(config.Bucket); err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(config.DataDir, 0o700); err != nil {

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/downlink-go/downlink/server/internal/download"
 )
 
 // Dialect is the SQL that a database speaks.
@@ -51,6 +53,11 @@ type DB struct {
 	now         func() time.Time
 	keys        *keyCache
 }
+
+var (
+	_ download.Grants   = (*DB)(nil)
+	_ download.Packages = (*DB)(nil)
+)
 
 // IsPostgres reports whether the name of a database is that of a PostgreSQL one.
 func IsPostgres(database string) bool {

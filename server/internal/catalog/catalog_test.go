@@ -242,7 +242,7 @@ func TestMigrationStatus(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer db.Close()
-		if steps, err := db.MigrationStatus(ctx); err != nil || len(steps) == 0 || !steps[0].Applied.IsZero() {
+		if steps, err := db.MigrationStatus(ctx); err != nil || len(steps) == 0 || steps[0].Applied {
 			t.Errorf("before: %+v, %v, want a step not applied", steps, err)
 		}
 		if err := db.CheckMigrated(ctx); err == nil {
@@ -251,7 +251,7 @@ func TestMigrationStatus(t *testing.T) {
 		if err := db.Migrate(ctx); err != nil {
 			t.Fatal(err)
 		}
-		if steps, err := db.MigrationStatus(ctx); err != nil || steps[0].Applied.IsZero() {
+		if steps, err := db.MigrationStatus(ctx); err != nil || !steps[0].Applied {
 			t.Errorf("after: %+v, %v, want all applied", steps, err)
 		}
 

@@ -3,9 +3,9 @@ package catalog
 import (
 	"context"
 	"database/sql"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -14,8 +14,7 @@ import (
 	"github.com/downlink-go/downlink/server/internal/download"
 )
 
-// checksumChunk is how many assets one statement looks up or stores. Lists go to
-// SQLite as JSON: it is many times faster there than a parameter for each value.
+// checksumChunk is how many assets one statement looks up or stores.
 const checksumChunk = 5000
 
 // Checksums returns what is stored of the objects: for each its checksum, or nil
@@ -35,24 +34,32 @@ func (db *DB) Checksums(ctx context.Context, objects []download.Object) ([]*down
 }
 
 func (db *DB) checksums(ctx context.Context, objects []download.Object, found []*download.Checksum) error {
-	// The join goes over the list, whatever the planner thinks of its length.
-	statement := `SELECT l.key, c.size, c.crc32, c.sha256 FROM json_each($1) l CROSS JOIN asset_checksums c
-		WHERE c.object_key = l.value->>0 AND c.version = l.value->>1`
-	if db.dialect == Postgres {
-		statement = `SELECT l.n - 1, c.size, c.crc32, c.sha256 FROM json_array_elements($1::json) WITH ORDINALITY l(value, n)
-			JOIN asset_checksums c ON c.object_key = l.value->>0 AND c.version = l.value->>1`
-	}
-	list := make([][2]string, len(objects))
+	keys, versions := make([]string, len(objects)), make([]string, len(objects))
 	for i, o := range objects {
 		if storable(o) {
-			list[i] = [2]string{o.Key, o.Version}
+			keys[i], versions[i] = o.Key, o.Version
 		}
 	}
-	arg, err := json.Marshal(list)
-	if err != nil {
-		return err
+	var rows *sql.Rows
+	var err error
+	if db.dialect == Postgres {
+		rows, err = db.read.QueryContext(ctx, `SELECT l.n - 1, c.size, c.crc32, c.sha256
+			FROM unnest($1::text[], $2::text[]) WITH ORDINALITY l(object_key, version, n)
+			JOIN asset_checksums c ON c.object_key = l.object_key AND c.version = l.version`, keys, versions)
+	} else {
+		list := make([][2]string, len(objects))
+		for i := range list {
+			list[i] = [2]string{keys[i], versions[i]}
+		}
+		var arg []byte
+		if arg, err = json.Marshal(list); err != nil {
+			return err
+		}
+		// The join goes over the list, whatever the planner thinks of its length.
+		rows, err = db.read.QueryContext(ctx, `SELECT l.key, c.size, c.crc32, c.sha256
+			FROM json_each($1) l CROSS JOIN asset_checksums c
+			ON c.object_key = l.value->>0 AND c.version = l.value->>1`, string(arg))
 	}
-	rows, err := db.read.QueryContext(ctx, statement, string(arg))
 	if err != nil {
 		return err
 	}
@@ -91,18 +98,31 @@ type AssetChecksum struct {
 // SaveChecksums stores checksums, all of them or none, in place of those stored
 // before, and drops the cursors of their objects.
 func (db *DB) SaveChecksums(ctx context.Context, checksums []AssetChecksum) error {
-	if len(checksums) == 0 {
+	// No object twice: PostgreSQL refuses to update a row twice in a statement.
+	type name struct{ key, version string }
+	seen := make(map[name]bool, len(checksums))
+	rows := make([]AssetChecksum, 0, len(checksums))
+	for _, c := range checksums {
+		if n := (name{c.Object.Key, c.Object.Version}); !seen[n] && storable(c.Object) {
+			seen[n] = true
+			rows = append(rows, c)
+		}
+	}
+	if len(rows) == 0 {
 		return nil
 	}
 	err := db.tx(ctx, func(tx *sql.Tx) error {
-		for len(checksums) > 0 {
-			n := min(checksumChunk, len(checksums))
-			if err := db.saveChecksums(ctx, tx, checksums[:n]); err != nil {
-				return err
-			}
-			checksums = checksums[n:]
+		save := saveChecksumsSQLite
+		if db.dialect == Postgres {
+			save = saveChecksumsPostgres
 		}
-		return nil
+		if err := save(ctx, tx, rows); err != nil {
+			return err
+		}
+		// There are few cursors, whatever the number of checksums.
+		_, err := tx.ExecContext(ctx, `DELETE FROM asset_cursors WHERE EXISTS (SELECT 1 FROM asset_checksums c
+			WHERE c.object_key = asset_cursors.object_key AND c.version = asset_cursors.version)`)
+		return err
 	})
 	if err != nil {
 		return fault(ctx, "store checksums", err)
@@ -110,48 +130,49 @@ func (db *DB) SaveChecksums(ctx context.Context, checksums []AssetChecksum) erro
 	return nil
 }
 
-func (db *DB) saveChecksums(ctx context.Context, tx *sql.Tx, checksums []AssetChecksum) error {
-	const columns = `(object_key, version, size, crc32, sha256)`
-	const conflict = ` ON CONFLICT (object_key, version) DO UPDATE
-		SET size = excluded.size, crc32 = excluded.crc32, sha256 = excluded.sha256`
-	type row struct {
-		Key     string  `json:"k"`
-		Version string  `json:"v"`
-		Size    int64   `json:"s"`
-		CRC32   uint32  `json:"c"`
-		SHA256  *string `json:"h"`
-	}
-	// No object twice: PostgreSQL refuses to update a row twice in a statement.
-	seen := make(map[[2]string]bool, len(checksums))
-	list := make([]row, 0, len(checksums))
-	for _, c := range checksums {
-		name := [2]string{c.Object.Key, c.Object.Version}
-		if seen[name] || !storable(c.Object) {
-			continue
+const replaceChecksum = ` ON CONFLICT (object_key, version) DO UPDATE
+	SET size = excluded.size, crc32 = excluded.crc32, sha256 = excluded.sha256`
+
+// saveChecksumsSQLite uses a prepared statement for some rows at once, with
+// parameters that have no names: the driver looks for each name among all.
+func saveChecksumsSQLite(ctx context.Context, tx *sql.Tx, rows []AssetChecksum) error {
+	const atOnce = 50
+	var insert *sql.Stmt
+	prepared := 0
+	for chunk := range slices.Chunk(rows, atOnce) {
+		if len(chunk) != prepared {
+			var err error
+			prepared = len(chunk)
+			insert, err = tx.PrepareContext(ctx, `INSERT INTO asset_checksums (object_key, version, size, crc32, sha256)
+				VALUES (?, ?, ?, ?, ?)`+strings.Repeat(", (?, ?, ?, ?, ?)", prepared-1)+replaceChecksum)
+			if err != nil {
+				return err
+			}
 		}
-		seen[name] = true
-		r := row{Key: c.Object.Key, Version: c.Object.Version, Size: c.Object.Size, CRC32: c.Checksum.CRC32}
-		if c.Checksum.SHA256 != nil {
-			digits := hex.EncodeToString(c.Checksum.SHA256)
-			r.SHA256 = &digits
+		args := make([]any, 0, 5*atOnce)
+		for _, c := range chunk {
+			args = append(args, c.Object.Key, c.Object.Version, c.Object.Size, c.Checksum.CRC32, c.Checksum.SHA256)
 		}
-		list = append(list, r)
+		if _, err := insert.ExecContext(ctx, args...); err != nil {
+			return err
+		}
 	}
-	arg, err := json.Marshal(list)
-	if err != nil {
-		return err
-	}
-	insert := `INSERT INTO asset_checksums ` + columns + `
-		SELECT value->>'k', value->>'v', value->>'s', value->>'c', unhex(value->>'h') FROM json_each($1) WHERE true` + conflict
-	clean := `DELETE FROM asset_cursors WHERE (object_key, version) IN (SELECT value->>'k', value->>'v' FROM json_each($1))`
-	if db.dialect == Postgres {
-		insert = `INSERT INTO asset_checksums ` + columns + `
-			SELECT k, v, s, c, decode(h, 'hex') FROM json_to_recordset($1::json) AS l(k text, v text, s bigint, c bigint, h text)` + conflict
-		clean = `DELETE FROM asset_cursors WHERE (object_key, version) IN (
-			SELECT k, v FROM json_to_recordset($1::json) AS l(k text, v text))`
-	}
-	for _, statement := range []string{insert, clean} {
-		if _, err := tx.ExecContext(ctx, statement, string(arg)); err != nil {
+	return nil // the end of the transaction closes the statements
+}
+
+func saveChecksumsPostgres(ctx context.Context, tx *sql.Tx, rows []AssetChecksum) error {
+	for chunk := range slices.Chunk(rows, checksumChunk) {
+		var keys, versions []string
+		var sizes, crc32s []int64
+		var sha256s [][]byte
+		for _, c := range chunk {
+			keys, versions = append(keys, c.Object.Key), append(versions, c.Object.Version)
+			sizes, crc32s = append(sizes, c.Object.Size), append(crc32s, int64(c.Checksum.CRC32))
+			sha256s = append(sha256s, c.Checksum.SHA256)
+		}
+		if _, err := tx.ExecContext(ctx, `INSERT INTO asset_checksums (object_key, version, size, crc32, sha256)
+			SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bytea[])`+replaceChecksum,
+			keys, versions, sizes, crc32s, sha256s); err != nil {
 			return err
 		}
 	}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
-	"time"
 
 	"github.com/pressly/goose/v3"
 )
@@ -17,9 +16,8 @@ var migrations embed.FS
 
 // Migration is one step of the schema.
 type Migration struct {
-	Name string
-	// Applied is the time at which it was applied, zero if it has not been.
-	Applied time.Time
+	Name    string
+	Applied bool
 }
 
 // Migrator brings the tables of one component up to date.
@@ -90,7 +88,7 @@ func (db *DB) CheckMigrated(ctx context.Context, others ...Migrator) error {
 
 func complete(steps []Migration) bool {
 	for _, s := range steps {
-		if s.Applied.IsZero() {
+		if !s.Applied {
 			return false
 		}
 	}
@@ -134,7 +132,7 @@ func (m ownMigrator) Status(ctx context.Context) ([]Migration, error) {
 	}
 	steps := make([]Migration, len(status))
 	for i, s := range status {
-		steps[i] = Migration{Name: "catalog/" + s.Source.Path, Applied: s.AppliedAt}
+		steps[i] = Migration{Name: "catalog/" + s.Source.Path, Applied: s.State == goose.StateApplied}
 	}
 	return steps, nil
 }

@@ -73,30 +73,38 @@ func (db *DB) Plan(ctx context.Context, id uuid.UUID) (*download.Plan, error) {
 	return plan, nil
 }
 
+// Run names one start of a package. A package that is started again after it
+// failed or was deleted has another number.
+type Run struct {
+	PackageID uuid.UUID
+	Number    int64
+}
+
 // AddPackage stores a package that is Pending or Ready with its plan, unless
 // there is one of its identifier already that has not failed, and returns what
 // is stored then. If it stores the package, it calls stored in the same
 // transaction, and stores nothing if that fails. The times are set here. A
-// pending package needs no attention from now until its lease ends.
-func (db *DB) AddPackage(ctx context.Context, p download.Package, plan *download.Plan, lease time.Duration, stored func(*sql.Tx) error) (download.Package, error) {
+// pending package needs no attention from now until the lease ends.
+func (db *DB) AddPackage(ctx context.Context, p download.Package, plan *download.Plan, lease time.Duration, stored func(*sql.Tx, Run) error) (download.Package, error) {
 	data, err := plan.MarshalBinary()
 	if err != nil {
 		return download.Package{}, fmt.Errorf("encode plan of package %s: %w", p.ID, err)
 	}
 	now := db.now()
+	run := Run{PackageID: p.ID, Number: micros(now)}
 	err = db.tx(ctx, func(tx *sql.Tx) error {
 		row := tx.QueryRowContext(ctx,
 			`INSERT INTO packages (id, workflow_id, job_id, state, entries, size, digest, bytes_total, bytes_done,
-				worker, lease_until, started_at, created_at, updated_at, requested_at)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, '', $9, 0, $10, $10, $10)
+				run, worker, lease_until, started_at, created_at, updated_at, requested_at)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, $9, '', $10, 0, $11, $11, $11)
 			ON CONFLICT (id) DO UPDATE SET state = excluded.state, size = excluded.size, digest = excluded.digest,
-				failure = NULL, bytes_total = excluded.bytes_total, bytes_done = 0, worker = '',
-				lease_until = excluded.lease_until, started_at = 0,
+				failure = NULL, bytes_total = excluded.bytes_total, bytes_done = 0,
+				run = excluded.run, worker = '', lease_until = excluded.lease_until, started_at = 0,
 				updated_at = excluded.updated_at, requested_at = excluded.requested_at
 			WHERE packages.state = 'failed'
 			RETURNING `+packageColumns,
 			p.ID, p.WorkflowID, p.JobID, string(p.State), p.Entries, p.Size, p.Digest, p.BytesTotal,
-			micros(now.Add(lease)), micros(now))
+			run.Number, micros(now.Add(lease)), micros(now))
 		added, err := scanPackage(row)
 		if errors.Is(err, sql.ErrNoRows) {
 			p, err = scanPackage(tx.QueryRowContext(ctx, `SELECT `+packageColumns+` FROM packages WHERE id = $1`, p.ID))
@@ -111,7 +119,7 @@ func (db *DB) AddPackage(ctx context.Context, p download.Package, plan *download
 			ON CONFLICT (package_id) DO UPDATE SET plan = excluded.plan`, p.ID, data); err != nil {
 			return err
 		}
-		return stored(tx)
+		return stored(tx, run)
 	})
 	if err != nil {
 		return download.Package{}, fault(ctx, fmt.Sprintf("add package %s", p.ID), err)

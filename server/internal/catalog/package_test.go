@@ -44,7 +44,7 @@ func pending(p *download.Plan) download.Package {
 		Entries: len(p.Entries), BytesTotal: missing}
 }
 
-func nothing(*sql.Tx) error { return nil }
+func nothing(*sql.Tx, catalog.Run) error { return nil }
 
 // add stores a pending package.
 func add(t *testing.T, db *catalog.DB, p *download.Plan) download.Package {
@@ -66,7 +66,7 @@ func TestPackageLife(t *testing.T) {
 		if _, err := db.Plan(ctx, p.ID); !errors.Is(err, download.ErrPackageNotFound) {
 			t.Errorf("Plan: got %v, want ErrPackageNotFound", err)
 		}
-		if _, err := db.Claim(ctx, p.ID, "me", lease); !errors.Is(err, download.ErrPackageNotFound) {
+		if _, err := db.Claim(ctx, p.ID, lease); !errors.Is(err, download.ErrPackageNotFound) {
 			t.Errorf("Claim: got %v, want ErrPackageNotFound", err)
 		}
 
@@ -84,7 +84,7 @@ func TestPackageLife(t *testing.T) {
 		}
 
 		now.advance(time.Second)
-		w, err := db.Claim(ctx, p.ID, "me", lease)
+		w, err := db.Claim(ctx, p.ID, lease)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -142,7 +142,7 @@ func TestFailedPackageStartsAgain(t *testing.T) {
 		ctx := t.Context()
 		p := plan("job", 2)
 		created := add(t, db, p).Created
-		w, err := db.Claim(ctx, p.ID, "me", lease)
+		w, err := db.Claim(ctx, p.ID, lease)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -168,7 +168,7 @@ func TestAddPackageIsOneTransaction(t *testing.T) {
 	each(t, func(t *testing.T, db *catalog.DB, _ *clock) {
 		p := plan("job", 1)
 		broken := errors.New("queue is broken")
-		if _, err := db.AddPackage(t.Context(), pending(p), p, lease, func(*sql.Tx) error { return broken }); !errors.Is(err, broken) {
+		if _, err := db.AddPackage(t.Context(), pending(p), p, lease, func(*sql.Tx, catalog.Run) error { return broken }); !errors.Is(err, broken) {
 			t.Errorf("got %v, want the error of the callback", err)
 		}
 		if _, err := db.Package(t.Context(), p.ID); !errors.Is(err, download.ErrPackageNotFound) {
@@ -184,7 +184,7 @@ func TestAddPackageManyTimesAtOnce(t *testing.T) {
 		var g errgroup.Group
 		for range 200 {
 			g.Go(func() error {
-				_, err := db.AddPackage(t.Context(), pending(p), p, lease, func(*sql.Tx) error { calls.Add(1); return nil })
+				_, err := db.AddPackage(t.Context(), pending(p), p, lease, func(*sql.Tx, catalog.Run) error { calls.Add(1); return nil })
 				return err
 			})
 		}
@@ -199,11 +199,11 @@ func TestClaims(t *testing.T) {
 		ctx := t.Context()
 		p := plan("job", 1)
 		add(t, db, p)
-		mine, err := db.Claim(ctx, p.ID, "me", lease)
+		mine, err := db.Claim(ctx, p.ID, lease)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := db.Claim(ctx, p.ID, "you", lease); !errors.Is(err, catalog.ErrNotHeld) {
+		if _, err := db.Claim(ctx, p.ID, lease); !errors.Is(err, catalog.ErrNotHeld) {
 			t.Errorf("while held: got %v, want ErrNotHeld", err)
 		}
 		now.advance(lease - time.Second)
@@ -211,11 +211,11 @@ func TestClaims(t *testing.T) {
 			t.Fatal(err)
 		}
 		now.advance(lease - time.Second)
-		if _, err := db.Claim(ctx, p.ID, "you", lease); !errors.Is(err, catalog.ErrNotHeld) {
+		if _, err := db.Claim(ctx, p.ID, lease); !errors.Is(err, catalog.ErrNotHeld) {
 			t.Errorf("while renewed: got %v, want ErrNotHeld", err)
 		}
 		now.advance(2 * time.Second)
-		yours, err := db.Claim(ctx, p.ID, "you", lease)
+		yours, err := db.Claim(ctx, p.ID, lease)
 		if err != nil {
 			t.Fatalf("after the lease: %v", err)
 		}
@@ -229,13 +229,13 @@ func TestClaims(t *testing.T) {
 		if err := yours.Release(ctx); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := db.Claim(ctx, p.ID, "me", lease); err != nil {
+		if _, err := db.Claim(ctx, p.ID, lease); err != nil {
 			t.Errorf("after release: %v", err)
 		}
 		if err := db.ReleaseAll(ctx); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := db.Claim(ctx, p.ID, "you", lease); err != nil {
+		if _, err := db.Claim(ctx, p.ID, lease); err != nil {
 			t.Errorf("after release of all: %v", err)
 		}
 	})
@@ -251,7 +251,7 @@ func TestUnattended(t *testing.T) {
 		find := func(want ...uuid.UUID) {
 			t.Helper()
 			got, err := db.Unattended(ctx, lease, 1)
-			if err != nil || len(got) != len(want) || len(got) == 1 && got[0] != want[0] {
+			if err != nil || len(got) != len(want) || len(got) == 1 && got[0].PackageID != want[0] {
 				t.Errorf("Unattended = %v, %v, want %v", got, err, want)
 			}
 		}
@@ -261,7 +261,7 @@ func TestUnattended(t *testing.T) {
 		find(b.ID)
 		find()
 		now.advance(lease + time.Second)
-		w, err := db.Claim(ctx, a.ID, "me", lease)
+		w, err := db.Claim(ctx, a.ID, lease)
 		if err != nil {
 			t.Fatal(err)
 		}

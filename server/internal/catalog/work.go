@@ -13,32 +13,34 @@ import (
 	"github.com/downlink-go/downlink/server/internal/download"
 )
 
-// Work is the right to prepare one pending package. One worker at a time has it,
+// Work is the right to prepare one pending package. One holder at a time has it,
 // for as long as it renews its lease. Its methods fail with ErrNotHeld once it
-// is lost: the worker must stop then, since another may have begun.
+// is lost: the holder must stop then, since another may have begun.
 type Work struct {
 	db      *DB
-	worker  string
+	id      string
 	Package download.Package
 }
 
-// Claim gives the package to the worker until the lease ends. It fails with
-// ErrNotHeld if the package is not pending or another worker's lease on it has
+// Claim takes the right to prepare the package until the lease ends. It fails
+// with ErrNotHeld if the package is not pending or the lease of its holder has
 // not ended, and with [download.ErrPackageNotFound].
 //
 // Servers compare leases by their own clocks: the lease should be long compared
 // to how far those are apart.
-func (db *DB) Claim(ctx context.Context, id uuid.UUID, worker string, lease time.Duration) (*Work, error) {
+func (db *DB) Claim(ctx context.Context, id uuid.UUID, lease time.Duration) (*Work, error) {
 	now := db.now()
+	w := &Work{db: db, id: uuid.NewString()}
 	// The time between two turns of work must not count as time worked.
-	p, err := scanPackage(db.write.QueryRowContext(ctx,
+	var err error
+	w.Package, err = scanPackage(db.write.QueryRowContext(ctx,
 		`UPDATE packages SET worker = $2, lease_until = $3, updated_at = $4,
 			started_at = CASE WHEN started_at = 0 THEN $4 ELSE $4 - (updated_at - started_at) END
-		WHERE id = $1 AND state = 'pending' AND (worker IN ('', $2) OR lease_until < $4)
+		WHERE id = $1 AND state = 'pending' AND (worker = '' OR lease_until < $4)
 		RETURNING `+packageColumns,
-		id, worker, micros(now.Add(lease)), micros(now)))
+		id, w.id, micros(now.Add(lease)), micros(now)))
 	if err == nil {
-		return &Work{db: db, worker: worker, Package: p}, nil
+		return w, nil
 	}
 	if !errors.Is(err, sql.ErrNoRows) {
 		return nil, fault(ctx, fmt.Sprintf("claim package %s", id), err)
@@ -96,7 +98,7 @@ func (w *Work) Fail(ctx context.Context, failure *download.Error) error {
 func (w *Work) update(ctx context.Context, on execer, columns string, args ...any) error {
 	result, err := on.ExecContext(ctx,
 		`UPDATE packages SET `+columns+` WHERE id = $1 AND worker = $2 AND state = 'pending'`,
-		append([]any{w.Package.ID, w.worker}, args...)...)
+		append([]any{w.Package.ID, w.id}, args...)...)
 	if err != nil {
 		return err
 	}
@@ -123,23 +125,26 @@ type execer interface {
 // the database to itself and has just started: whoever held them is gone.
 func (db *DB) ReleaseAll(ctx context.Context) error {
 	_, err := db.exec(ctx, "release packages",
-		`UPDATE packages SET worker = '', lease_until = 0 WHERE state = 'pending'`)
+		`UPDATE packages SET lease_until = 0 WHERE state = 'pending'`)
 	return err
 }
 
-// Unattended returns pending packages whose lease has ended, up to limit of
-// them, and extends the lease of each so that no other server gets it too.
-func (db *DB) Unattended(ctx context.Context, lease time.Duration, limit int) ([]uuid.UUID, error) {
+// Unattended returns the runs of pending packages whose lease has ended, up to
+// limit of them, those that were being worked on first. It extends the lease of
+// each, so that no other server gets it too, and takes it from its holder.
+func (db *DB) Unattended(ctx context.Context, lease time.Duration, limit int) ([]Run, error) {
+	const op = "find unattended packages"
 	now := db.now()
 	rows, err := db.write.QueryContext(ctx,
 		`UPDATE packages SET lease_until = $2, worker = '' WHERE state = 'pending' AND lease_until < $1 AND id IN (
-			SELECT id FROM packages WHERE state = 'pending' AND lease_until < $1 ORDER BY lease_until LIMIT $3)
-		RETURNING id`, micros(now), micros(now.Add(lease)), limit)
+			SELECT id FROM packages WHERE state = 'pending' AND lease_until < $1
+			ORDER BY CASE WHEN worker = '' THEN 1 ELSE 0 END, lease_until LIMIT $3)
+		RETURNING id, run`, micros(now), micros(now.Add(lease)), limit)
 	if err != nil {
-		return nil, fault(ctx, "find unattended packages", err)
+		return nil, fault(ctx, op, err)
 	}
-	return collect(ctx, rows, "find unattended packages", func(rows *sql.Rows) (id uuid.UUID, err error) {
-		err = rows.Scan(&id)
-		return id, err
+	return collect(ctx, rows, op, func(rows *sql.Rows) (r Run, err error) {
+		err = rows.Scan(&r.PackageID, &r.Number)
+		return r, err
 	})
 }

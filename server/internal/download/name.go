@@ -184,5 +184,6 @@ func reserved(s string) bool {
 	if !ok {
 		digit, ok = strings.CutPrefix(stem, "LPT")
 	}
-	return ok && utf8.RuneCountInString(digit) == 1 && strings.Contains("123456789¹²³", digit)
+	r, size := utf8.DecodeRuneInString(digit)
+	return ok && size == len(digit) && size > 0 && strings.ContainsRune("123456789¹²³", r)
 }

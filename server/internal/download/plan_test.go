@@ -256,14 +256,13 @@ func FuzzUnmarshalPlan(f *testing.F) {
 // another reader of JSON.
 func TestLayout(t *testing.T) {
 	t.Parallel()
-	contents := map[string]string{"inputs/a.tif": "aaa", "inputs/b_c": "bcbc", "outputs/Ü\"<&>.txt": ""}
 	p := NewPlan("W1", "J1", []Asset{
 		asset(Input, "a.tif", "aaa"),
 		asset(Input, "b:c", "bcbc"),
 		asset(Output, "Ü'&.txt", ""),
 	})
 	p.Entries[0].Checksum.SHA256 = bytes.Repeat([]byte{0xab}, 32)
-	contents = map[string]string{"inputs/a.tif": "aaa", "inputs/b_c": "bcbc", "outputs/Ü'&.txt": ""}
+	contents := map[string]string{"inputs/a.tif": "aaa", "inputs/b_c": "bcbc", "outputs/Ü'&.txt": ""}
 
 	z := openLayout(t, p, contents)
 	if got := z.File[0].Name; got != ManifestName {

@@ -249,7 +249,8 @@ func (s *Service) answer(p Package) (Download, error) {
 
 func (s *Service) lifetime(size int64) time.Duration {
 	const slowest = 1 << 20 // bytes per second
-	return min(max(s.LinkLifetime, 2*time.Duration(size/slowest)*time.Second), maxLinkLifetime)
+	needed := 2 * time.Duration(min(size/slowest, int64(maxLinkLifetime/time.Second))) * time.Second
+	return min(max(s.LinkLifetime, needed), maxLinkLifetime)
 }
 
 func filename(workflowID, jobID string) string { return workflowID + "_" + jobID + ".zip" }

@@ -50,7 +50,7 @@ func BenchmarkCopyN(b *testing.B) {
 	} {
 		b.Run(bb.name, func(b *testing.B) {
 			l := mustNew(b, manyEntries(bb.n, bb.size)...)
-			src := ram(make([]byte, bb.size))
+			src := ram(noise(1, int(bb.size)))
 			w := discard{buf: make([]byte, 32<<10)}
 			b.SetBytes(l.Size())
 			b.ReportAllocs()
@@ -70,7 +70,7 @@ func BenchmarkCopyN(b *testing.B) {
 func BenchmarkRandomRange(b *testing.B) {
 	const size, length = 20_000, 1 << 20
 	l := mustNew(b, manyEntries(many, size)...)
-	src := ram(make([]byte, size))
+	src := ram(noise(1, size))
 	w := discard{buf: make([]byte, 32<<10)}
 	headers := mustNew(b, manyEntries(many, 0)...)
 	directory := l.Size() - (headers.Size() - many*(30+int64(len("outputs/scene-000000/band.tif"))))

@@ -225,9 +225,6 @@ type segment struct {
 // Finding the first takes logarithmic time.
 func (l *Layout) segments(off, n int64) iter.Seq[segment] {
 	return func(yield func(segment) bool) {
-		if off >= l.size {
-			return
-		}
 		end := off + min(n, l.size-off)
 		// part yields as much of a part of the archive as is in the range.
 		part := func(kind segmentKind, i int, start, length int64) bool {

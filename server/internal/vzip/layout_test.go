@@ -3,6 +3,7 @@ package vzip_test
 import (
 	"archive/zip"
 	"bytes"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -338,6 +339,27 @@ func TestHeldContent(t *testing.T) {
 		if got := mustReadAll(t, z.File[i]); string(got) != want {
 			t.Errorf("content is %q, want %q", got, want)
 		}
+	}
+}
+
+// TestDigestIsOfAllButTheSources leaves the source's content out of an archive
+// and hashes the rest.
+func TestDigestIsOfAllButTheSources(t *testing.T) {
+	t.Parallel()
+	entries := manyEntries(1000, 1000)
+	for i := range entries {
+		if i%10 == 0 {
+			entries[i].Data = noise(uint64(i), 1000)
+		}
+	}
+	l := mustNew(t, entries...)
+	archive := whole(t, l, zeros{})
+	rest := bytes.ReplaceAll(archive, make([]byte, 1000), nil)
+	if len(rest) != len(archive)-900*1000 {
+		t.Fatalf("%d of %d bytes are left", len(rest), len(archive))
+	}
+	if got, want := l.Digest(), sha256.Sum256(rest); got != want {
+		t.Errorf("Digest = %x, want %x", got, want)
 	}
 }
 

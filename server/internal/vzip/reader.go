@@ -31,7 +31,8 @@ type Source interface {
 	// anything else with a SyscallConn method, the kernel may copy it.
 	//
 	// Content that is not what the layout was made of has to be an error of Open,
-	// because while nothing is written the failure can still be reported.
+	// because while nothing is written the failure can still be reported. If it
+	// changes later, that is an error of Read, or of Close at the latest.
 	Open(ctx context.Context, i int, off, n int64) (io.ReadCloser, error)
 }
 
@@ -80,16 +81,16 @@ func (l *Layout) NewReader(ctx context.Context, src Source) *Reader {
 
 // CopyN writes the next n bytes to w and moves the offset on by as many as were
 // written, which it returns. It returns [io.EOF] if the archive ended before n
-// bytes, and otherwise an error if and only if fewer than n were written.
+// bytes, and another error if fewer were written for another reason.
 //
 // Each range of content is opened once, for exactly the bytes needed. Headers
 // and content of less than 64 KiB go out in large writes. Larger content is
 // copied by [io.CopyN] from the very reader that the source returned, so that a
 // w with a ReadFrom method can send a file by sendfile(2).
 //
-// Nothing is written before a piece is at hand that fills a buffer of 256 KiB,
-// or the first large content is open. So if the content at the start of the
-// range cannot be had, the error comes with a count of 0 and w is untouched.
+// Nothing is written until the first large content is open or the buffer, of
+// 256 KiB, is nearly full of what was read. So if the content at the start of
+// the range cannot be had, the count is 0 and w is untouched.
 //
 // An error that is neither the context's nor a [*SourceError] is from w. Where
 // w.ReadFrom did the reading the two are told apart by reading on: a reader that
@@ -144,9 +145,12 @@ func (r *Reader) copySmall(b *batch, s segment) error {
 	if err != nil {
 		return r.sourceError(s, err)
 	}
-	defer rc.Close()
 	n := len(b.buf)
-	if _, err := io.ReadFull(rc, b.buf[n:n+int(s.n)]); err != nil {
+	_, err = io.ReadFull(rc, b.buf[n:n+int(s.n)])
+	if closeErr := rc.Close(); err == nil {
+		err = closeErr
+	}
+	if err != nil {
 		return r.sourceError(s, err)
 	}
 	b.buf = b.buf[:n+int(s.n)]
@@ -159,13 +163,17 @@ func (r *Reader) copyLarge(b *batch, s segment) error {
 	if err != nil {
 		return r.sourceError(s, err)
 	}
-	defer rc.Close()
 	if err := b.flush(); err != nil {
+		_ = rc.Close() // nothing was read
 		return err
 	}
 	n, err := io.CopyN(b.w, rc, s.n)
 	b.written += n
-	if err == io.EOF || err != nil && r.ctx.Err() == nil && fails(rc) {
+	ofSource := atEnd(err) || err != nil && r.ctx.Err() == nil && fails(rc)
+	if closeErr := rc.Close(); err == nil && closeErr != nil {
+		err, ofSource = closeErr, true
+	}
+	if ofSource {
 		return r.sourceError(s, err)
 	}
 	return err
@@ -174,13 +182,19 @@ func (r *Reader) copyLarge(b *batch, s segment) error {
 // fails reports whether reading on fails.
 func fails(r io.Reader) bool {
 	_, err := r.Read(make([]byte, 1))
-	return err != nil && err != io.EOF
+	return err != nil && !atEnd(err)
+}
+
+// atEnd reports whether a reader said that it is at its end. It does so by a
+// bare io.EOF: a wrapped one is a failure, as of a connection that was closed.
+func atEnd(err error) bool {
+	return err == io.EOF //nolint:errorlint // see above
 }
 
 // sourceError returns the error for a segment that cannot be had. The end of the
 // content is never where it is expected, or it would not be an error.
 func (r *Reader) sourceError(s segment, err error) error {
-	if err == io.EOF {
+	if atEnd(err) {
 		err = io.ErrUnexpectedEOF
 	}
 	return &SourceError{Name: r.layout.entries[s.entry].name, Err: err}
@@ -285,7 +299,11 @@ func (r *Reader) readContent(p []byte, s segment) (int, error) {
 		return n, r.sourceError(s, err)
 	}
 	if s.n == rest {
-		r.release()
+		err := r.content.Close()
+		r.content = nil
+		if err != nil {
+			return n, r.sourceError(s, err)
+		}
 	}
 	return n, nil
 }

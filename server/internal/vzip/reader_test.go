@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/iotest"
 
@@ -158,7 +159,7 @@ func (w *readFromWriter) ReadFrom(r io.Reader) (int64, error) {
 // TestCopyNHandsOverTheSourcesReader is what sendfile(2) depends on.
 func TestCopyNHandsOverTheSourcesReader(t *testing.T) {
 	t.Parallel()
-	content := noise(1, 2*large)
+	content := noise(1, large)
 	path := filepath.Join(t.TempDir(), "content")
 	if err := os.WriteFile(path, content, 0o600); err != nil {
 		t.Fatal(err)
@@ -173,7 +174,7 @@ func TestCopyNHandsOverTheSourcesReader(t *testing.T) {
 		_, err = f.Seek(off, io.SeekStart)
 		return f, err
 	})
-	l := mustNew(t, file("a", content))
+	l := mustNew(t, file("small", content[:small]), file("large", content))
 	var w readFromWriter
 	if _, err := newReader(t, l, src).CopyN(&w, l.Size()); err != nil {
 		t.Fatal(err)
@@ -182,7 +183,7 @@ func TestCopyNHandsOverTheSourcesReader(t *testing.T) {
 		t.Error("the content is not in the archive")
 	}
 	if len(w.given) != 1 {
-		t.Fatalf("ReadFrom was called %d times, want 1", len(w.given))
+		t.Fatalf("ReadFrom was called %d times, want once, for the large entry", len(w.given))
 	}
 	if limited, ok := w.given[0].(*io.LimitedReader); !ok || limited.R != io.Reader(opened) {
 		t.Errorf("ReadFrom got %T, want an *io.LimitedReader of the *os.File", w.given[0])
@@ -367,7 +368,7 @@ func TestCopyNBounds(t *testing.T) {
 		}
 		var b bytes.Buffer
 		n, err := r.CopyN(&b, tt.n)
-		if n != tt.copied || err != tt.err || int64(b.Len()) != n {
+		if n != tt.copied || !errors.Is(err, tt.err) || int64(b.Len()) != n {
 			t.Errorf("CopyN(%d) at %d = %d, %v, want %d, %v", tt.n, tt.from, n, err, tt.copied, tt.err)
 		}
 	}
@@ -401,7 +402,7 @@ func TestCancellation(t *testing.T) {
 				return rc, nil
 			})
 			r := l.NewReader(ctx, cancelling)
-			if n, err := r.CopyN(io.Discard, l.Size()); err != context.Canceled || n == l.Size() {
+			if n, err := r.CopyN(io.Discard, l.Size()); !errors.Is(err, context.Canceled) || n == l.Size() {
 				t.Errorf("CopyN cancelled at entry %d, %s: %d, %v, want %v", last, mode, n, err, context.Canceled)
 			}
 			if n := len(src.openings); n != last+1 {
@@ -410,7 +411,7 @@ func TestCancellation(t *testing.T) {
 			if _, err := r.Seek(0, io.SeekStart); err != nil {
 				t.Fatal(err)
 			}
-			if n, err := r.Read(make([]byte, 10)); n != 0 || err != context.Canceled {
+			if n, err := r.Read(make([]byte, 10)); n != 0 || !errors.Is(err, context.Canceled) {
 				t.Errorf("Read = %d, %v, want %v", n, err, context.Canceled)
 			}
 			_ = r.Close() // never fails
@@ -498,7 +499,7 @@ func TestReadIsEfficient(t *testing.T) {
 	for {
 		n, err := r.Read(p)
 		total += int64(n)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
@@ -517,24 +518,49 @@ func TestReadSourceFails(t *testing.T) {
 	t.Parallel()
 	content := noise(1, 1000)
 	for _, fault := range faults {
-		l := mustNew(t, file("a", content), file("b", content))
-		src := sourceFunc(func(_ context.Context, _ int, off, _ int64) (io.ReadCloser, error) {
-			r, err := fault.open(content[off:], 500-off)
-			return io.NopCloser(r), err
+		t.Run(fault.name, func(t *testing.T) {
+			t.Parallel()
+			l := mustNew(t, file("a", content), file("b", content))
+			broken := true
+			var open atomic.Int64
+			src := sourceFunc(func(_ context.Context, _ int, off, _ int64) (io.ReadCloser, error) {
+				if !broken {
+					open.Add(1)
+					return &memoryReader{Reader: bytes.NewReader(content[off:]), open: &open}, nil
+				}
+				r, err := fault.open(content[off:], 500-off)
+				if err != nil {
+					return nil, err
+				}
+				open.Add(1)
+				return struct {
+					io.Reader
+					io.Closer
+				}{r, &memoryReader{open: &open}}, nil
+			})
+			r := newReader(t, l, src)
+			got, err := io.ReadAll(r)
+			checkSourceError(t, err, fault.want, "a")
+			want := 31 + 500
+			if fault.name == "open" {
+				want = 31
+			}
+			if len(got) != want || !bytes.Equal(got[31:], content[:want-31]) {
+				t.Errorf("%d bytes before the error, want %d", len(got), want)
+			}
+			if n := open.Load(); n != 0 {
+				t.Errorf("%d open after the error", n)
+			}
+			if n, err := r.Read(make([]byte, 10)); n != 0 || err == nil || errors.Is(err, io.EOF) {
+				t.Errorf("Read again = %d, %v, want an error", n, err)
+			}
+
+			broken = false // for a moment only
+			got, err = io.ReadAll(io.LimitReader(r, int64(31+1000-want)))
+			if err != nil || !bytes.Equal(got, content[want-31:]) {
+				t.Errorf("%d bytes and %v after the error, want the other %d", len(got), err, 31+1000-want)
+			}
 		})
-		r := newReader(t, l, src)
-		got, err := io.ReadAll(r)
-		checkSourceError(t, err, fault.want, "a")
-		want := 31 + 500
-		if fault.name == "open" {
-			want = 31
-		}
-		if len(got) != want || !bytes.Equal(got[31:], content[:want-31]) {
-			t.Errorf("%s: %d bytes before the error, want %d", fault.name, len(got), want)
-		}
-		if n, err := r.Read(make([]byte, 10)); n != 0 || err == nil || err == io.EOF {
-			t.Errorf("%s: Read again = %d, %v", fault.name, n, err)
-		}
 	}
 }
 
@@ -566,7 +592,7 @@ func TestSeek(t *testing.T) {
 			t.Errorf("Seek(%d, %d) = %d, %v, want %d, error %t", tt.offset, tt.whence, got, err, tt.want, tt.fails)
 		}
 	}
-	if n, err := r.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+	if n, err := r.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
 		t.Errorf("Read beyond the end = %d, %v, want EOF", n, err)
 	}
 	if n, err := r.Read(nil); n != 0 || err != nil {

@@ -16,12 +16,16 @@ import (
 	"github.com/downlink-go/downlink/server/internal/catalog"
 )
 
-// Each runs the test over every kind of database, each time with the name of an
-// empty one of its own. PostgreSQL is there if the environment variable
+// Each runs the test over every kind of database at once, each time with the
+// name of an empty one of its own. PostgreSQL is there if the environment variable
 // DOWNLINK_TEST_POSTGRES holds its URL, and must be if DOWNLINK_CI is set.
 func Each(t *testing.T, test func(t *testing.T, database string)) {
-	t.Run("sqlite", func(t *testing.T) { test(t, SQLite(t)) })
-	t.Run("postgres", func(t *testing.T) { test(t, Postgres(t)) })
+	for name, database := range map[string]func(testing.TB) string{"sqlite": SQLite, "postgres": Postgres} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, database(t))
+		})
+	}
 }
 
 // SQLite returns the path of a database that is not there yet.

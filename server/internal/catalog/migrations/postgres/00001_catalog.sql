@@ -37,8 +37,9 @@ CREATE TABLE packages (
     failure      TEXT, -- JSON
     bytes_total  BIGINT NOT NULL,
     bytes_done   BIGINT NOT NULL,
+    run          BIGINT NOT NULL,  -- changes with each new start
     worker       TEXT NOT NULL,    -- who works on it; empty for nobody
-    lease_until  BIGINT NOT NULL, -- a pending package needs no attention before
+    lease_until  BIGINT NOT NULL,  -- a pending package needs no attention before
     started_at   BIGINT NOT NULL,
     created_at   BIGINT NOT NULL,
     updated_at   BIGINT NOT NULL,

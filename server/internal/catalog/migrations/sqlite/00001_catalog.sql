@@ -37,6 +37,7 @@ CREATE TABLE packages (
     failure      TEXT, -- JSON
     bytes_total  INTEGER NOT NULL,
     bytes_done   INTEGER NOT NULL,
+    run          INTEGER NOT NULL, -- changes with each new start
     worker       TEXT NOT NULL,    -- who works on it; empty for nobody
     lease_until  INTEGER NOT NULL, -- a pending package needs no attention before
     started_at   INTEGER NOT NULL,

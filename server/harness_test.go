@@ -1,0 +1,369 @@
+package server_test
+
+import (
+	"archive/zip"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/getkin/kin-openapi/openapi3"
+	"github.com/getkin/kin-openapi/openapi3filter"
+	"github.com/getkin/kin-openapi/routers"
+	"github.com/getkin/kin-openapi/routers/gorillamux"
+
+	"github.com/downlink-go/downlink/api"
+	"github.com/downlink-go/downlink/gen/apitypes"
+	"github.com/downlink-go/downlink/server"
+)
+
+// deployment is a running server on loopback, with its own bucket and state, an
+// organization with a key, and a grant for the workflow W1.
+type deployment struct {
+	t      testing.TB
+	URL    string
+	Bucket string // the folder
+	Config server.Config
+	Key    string
+	Log    *logBuffer
+	// Client validates every answer of the API against the contract.
+	Client *http.Client
+	stop   context.CancelFunc
+	done   chan error
+}
+
+// deploy starts a server. The functions change its configuration.
+func deploy(t testing.TB, change ...func(*server.Config)) *deployment {
+	t.Helper()
+	d := &deployment{t: t, Bucket: t.TempDir(), Log: &logBuffer{}}
+	d.Config = server.Config{
+		Bucket:  "file://" + filepath.ToSlash(d.Bucket),
+		DataDir: filepath.Join(t.TempDir(), "state"),
+		Log:     slog.New(slog.NewTextHandler(d.Log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		// Tests say themselves when they want not to wait.
+		ReadyWait: 30 * time.Second,
+	}
+	for _, f := range change {
+		f(&d.Config)
+	}
+	d.start()
+	t.Cleanup(func() {
+		if err := d.Stop(); err != nil {
+			t.Errorf("stop: %v", err)
+		}
+	})
+	d.Client = &http.Client{
+		Transport:     &contractTransport{t: t, contract: loadContract(t), next: &http.Transport{}},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	t.Cleanup(d.Client.CloseIdleConnections)
+	d.Key = d.NewOrganization("acme", "W1")
+	return d
+}
+
+func (d *deployment) start() {
+	d.t.Helper()
+	s, err := server.New(d.t.Context(), d.Config)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	d.URL = "http://" + l.Addr().String()
+	ctx, cancel := context.WithCancel(context.Background())
+	d.stop, d.done = cancel, make(chan error, 1)
+	go func() { d.done <- errors.Join(s.Serve(ctx, l), s.Close()) }()
+}
+
+// Stop stops the server, gracefully. Stopping twice is fine.
+func (d *deployment) Stop() error {
+	if d.stop == nil {
+		return nil
+	}
+	d.stop()
+	d.stop = nil
+	return <-d.done
+}
+
+// Restart stops the server and starts it again on the same state, elsewhere.
+func (d *deployment) Restart() {
+	d.t.Helper()
+	if err := d.Stop(); err != nil {
+		d.t.Fatal(err)
+	}
+	d.start()
+}
+
+// NewOrganization adds an organization with grants and returns a key of it.
+func (d *deployment) NewOrganization(name string, workflows ...string) string {
+	d.t.Helper()
+	ctx := d.t.Context()
+	db, err := server.OpenDatabase(ctx, d.Config.DataDir, d.Config.Database)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := db.CreateOrganization(ctx, name); err != nil {
+		d.t.Fatal(err)
+	}
+	for _, w := range workflows {
+		if err := db.Grant(ctx, name, w); err != nil {
+			d.t.Fatal(err)
+		}
+	}
+	_, key, err := db.CreateKey(ctx, name, "", time.Time{})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return string(key)
+}
+
+// Write puts files into the bucket, by key.
+func (d *deployment) Write(files map[string]string) {
+	d.t.Helper()
+	for key, content := range files {
+		path := filepath.Join(d.Bucket, filepath.FromSlash(key))
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			d.t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			d.t.Fatal(err)
+		}
+	}
+}
+
+// answer is a response that has been read.
+type answer struct {
+	*http.Response
+	body []byte
+}
+
+// do sends a request whose path is sent as it is, escapes and all.
+func (d *deployment) do(method, path string, header http.Header) answer {
+	d.t.Helper()
+	r, err := http.NewRequestWithContext(d.t.Context(), method, d.URL, nil)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	if path, err = url.PathUnescape(path); err != nil {
+		d.t.Fatal(err)
+	}
+	return d.send(r, path, header)
+}
+
+func (d *deployment) send(r *http.Request, rawPath string, header http.Header) answer {
+	d.t.Helper()
+	r.URL.Opaque = "//" + r.URL.Host + rawPath // sent to the server as it is
+	if header != nil {
+		r.Header = header
+	}
+	response, err := d.Client.Do(r)
+	if err != nil {
+		d.t.Fatal(redacted(err))
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		d.t.Fatal(redacted(err))
+	}
+	return answer{response, body}
+}
+
+// redacted drops the URL, which may be a signed one.
+func redacted(err error) error {
+	if e, ok := errors.AsType[*url.Error](err); ok {
+		return e.Err
+	}
+	return err
+}
+
+func apiPath(workflowID, jobID string) string {
+	return "/v0/workflows/" + workflowID + "/jobs/" + jobID + "/download"
+}
+
+// put calls the API with the deployment's key.
+func (d *deployment) put(workflowID, jobID string) answer {
+	d.t.Helper()
+	return d.do(http.MethodPut, apiPath(workflowID, jobID), http.Header{"Authorization": {d.Key}})
+}
+
+// download decodes a 200 answer.
+func (a answer) download(t testing.TB) apitypes.Download {
+	t.Helper()
+	if a.StatusCode != http.StatusOK {
+		t.Fatalf("status %d: %s", a.StatusCode, a.body)
+	}
+	var d apitypes.Download
+	if err := json.Unmarshal(a.body, &d); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// wantError checks the status and the code of an error, and returns it.
+func (a answer) wantError(t testing.TB, status int, code string) apitypes.Error {
+	t.Helper()
+	var e apitypes.ErrorResponse
+	if err := json.Unmarshal(a.body, &e); err != nil {
+		t.Fatalf("status %d with %q: %v", a.StatusCode, a.body, err)
+	}
+	if a.StatusCode != status || string(e.Error.Code) != code {
+		t.Errorf("status %d, code %q, want %d, %q", a.StatusCode, e.Error.Code, status, code)
+	}
+	return e.Error
+}
+
+// ready asks for a package and returns the path of its signed URL.
+func (d *deployment) ready(workflowID, jobID string) (path string, download apitypes.Download) {
+	d.t.Helper()
+	download = d.put(workflowID, jobID).download(d.t)
+	path, ok := strings.CutPrefix(download.SignedURL, d.URL)
+	if download.Status != apitypes.DownloadStatusReady || !ok {
+		d.t.Fatalf("status %s, want ready with a URL of this server", download.Status)
+	}
+	return path, download
+}
+
+// get reads a signed URL, by its path.
+func (d *deployment) get(path string, header ...string) answer {
+	d.t.Helper()
+	h := http.Header{}
+	for i := 0; i < len(header); i += 2 {
+		h.Add(header[i], header[i+1])
+	}
+	return d.do(http.MethodGet, path, h)
+}
+
+// contract is the OpenAPI document, ready to check answers with.
+type contract struct {
+	doc    *openapi3.T
+	router routers.Router
+}
+
+var loadOnce = sync.OnceValues(func() (*contract, error) {
+	loader := openapi3.NewLoader()
+	doc, err := loader.LoadFromData(api.OpenAPI)
+	if err != nil {
+		return nil, err
+	}
+	if err := doc.Validate(loader.Context, openapi3.EnableExamplesValidation()); err != nil {
+		return nil, err
+	}
+	doc.Servers = nil // any host
+	router, err := gorillamux.NewRouter(doc)
+	return &contract{doc, router}, err
+})
+
+func loadContract(t testing.TB) *contract {
+	t.Helper()
+	c, err := loadOnce()
+	if err != nil {
+		t.Fatalf("openapi.yaml: %v", err)
+	}
+	return c
+}
+
+// check validates an answer of the API. Whatever the route and the method, the
+// status has to be one that the operation declares.
+func (c *contract) check(r *http.Request, response *http.Response, body []byte) error {
+	operation := c.doc.Paths.Find(apiPath("{workflow_id}", "{job_id}")).Put
+	probe := httptest.NewRequest(http.MethodPut, apiPath("W", "J"), nil)
+	route, params, err := c.router.FindRoute(probe)
+	if err != nil {
+		return err
+	}
+	if r.Method == http.MethodHead {
+		body = []byte("{}")
+	}
+	if operation.Responses.Status(response.StatusCode) == nil {
+		return errors.New("the status is not declared")
+	}
+	return openapi3filter.ValidateResponse(r.Context(), &openapi3filter.ResponseValidationInput{
+		RequestValidationInput: &openapi3filter.RequestValidationInput{Request: probe, PathParams: params, Route: route},
+		Status:                 response.StatusCode,
+		Header:                 response.Header,
+		Body:                   io.NopCloser(bytes.NewReader(body)),
+		Options:                &openapi3filter.Options{IncludeResponseStatus: true},
+	})
+}
+
+// contractTransport checks every answer of the API against the contract.
+type contractTransport struct {
+	t        testing.TB
+	contract *contract
+	next     *http.Transport
+}
+
+func (c *contractTransport) CloseIdleConnections() { c.next.CloseIdleConnections() }
+
+func (c *contractTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	response, err := c.next.RoundTrip(r)
+	if err != nil || strings.Contains(r.URL.Opaque+r.URL.Path, "/packages/") {
+		return response, err
+	}
+	body, err := io.ReadAll(response.Body)
+	response.Body.Close()
+	if err != nil {
+		return nil, err
+	}
+	response.Body = io.NopCloser(bytes.NewReader(body))
+	if r.Method != http.MethodHead {
+		if err := c.contract.check(r, response, body); err != nil {
+			c.t.Errorf("%s %s answers %d, against the contract: %v", r.Method, r.URL.Path, response.StatusCode, err)
+		}
+	}
+	return response, nil
+}
+
+// logBuffer is what a server has logged.
+type logBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// eventually polls until the condition holds, or fails.
+func eventually(t testing.TB, what string, condition func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		if condition() {
+			return
+		}
+	}
+	t.Fatalf("not so after 30 s: %s", what)
+}
+
+// openZIP opens a package with the standard library's reader.
+func openZIP(t testing.TB, data []byte) *zip.Reader {
+	t.Helper()
+	z, err := zip.NewReader(bytes.NewReader(data), int64(len(data)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return z
+}

@@ -1,0 +1,269 @@
+package packager
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/downlink-go/downlink/server/internal/download"
+)
+
+const (
+	// smallSize is up to where an asset is read at once and hashed by one
+	// goroutine. SHA-256 cannot be split, so that larger ones are read ahead
+	// with the CRC-32 on one core, while the SHA-256 is on another.
+	smallSize = 1 << 20
+	// readAhead is how many buffers of smallSize one asset takes.
+	readAhead = 4
+	// partSize is what is read by one goroutine without SHA-256: CRC-32s can be
+	// combined.
+	partSize = 64 << 20
+	// cursorSize is from where on it is worth knowing how far reading has come.
+	cursorSize = 64 << 20
+	// cursorInterval is how often that is noted.
+	cursorInterval = 5 * time.Second
+	// stallTimeout ends the reading of an asset that gives no bytes.
+	stallTimeout = time.Minute
+)
+
+var buffers = sync.Pool{New: func() any { return new([smallSize]byte) }}
+
+// read adds the reading of the asset to the group.
+func (p *Packager) read(ctx context.Context, g *errgroup.Group, l *ledger, a *asset) error {
+	if a.Size <= smallSize {
+		g.Go(func() error { return p.readSmall(ctx, l, a) })
+		return nil
+	}
+	start := cursor{sha256: sha256.New()}
+	if p.SkipSHA256 {
+		start.sha256 = nil
+	}
+	if a.Size >= cursorSize {
+		saved, err := p.DB.Cursor(ctx, a.Object)
+		if err != nil {
+			return err
+		}
+		start = start.resume(saved, a.Size)
+	}
+	l.count(a, start.offset)
+	if p.SkipSHA256 {
+		p.readParts(ctx, g, l, a, start)
+	} else {
+		g.Go(func() error { return p.readAhead(ctx, l, a, start) })
+	}
+	return nil
+}
+
+func (p *Packager) readSmall(ctx context.Context, l *ledger, a *asset) error {
+	buf := buffers.Get().(*[smallSize]byte)
+	defer buffers.Put(buf)
+	data := buf[:a.Size]
+	if a.Size > 0 {
+		r, err := p.open(ctx, a, 0, a.Size)
+		if err != nil {
+			return err
+		}
+		defer r.Close()
+		if err := r.fill(data); err != nil {
+			return err
+		}
+	}
+	sum := download.Checksum{CRC32: crc32.ChecksumIEEE(data)}
+	if !p.SkipSHA256 {
+		sha := sha256.Sum256(data)
+		sum.SHA256 = sha[:]
+	}
+	l.count(a, a.Size)
+	l.finish(a, sum)
+	return nil
+}
+
+// readAhead reads the rest of an asset in order. A goroutine of its own reads
+// and takes the CRC-32.
+func (p *Packager) readAhead(ctx context.Context, l *ledger, a *asset, at cursor) error {
+	type chunk struct {
+		buf   *[smallSize]byte
+		n     int
+		crc32 uint32 // of all before it and itself
+	}
+	free, full := make(chan *[smallSize]byte, readAhead), make(chan chunk, readAhead)
+	for range readAhead {
+		free <- buffers.Get().(*[smallSize]byte)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	offset, crc := at.offset, at.crc32
+	g.Go(func() error {
+		defer close(full)
+		if offset == a.Size {
+			return nil
+		}
+		r, err := p.open(ctx, a, offset, a.Size-offset)
+		if err != nil {
+			return err
+		}
+		defer r.Close()
+		for offset < a.Size {
+			c := chunk{buf: <-free, n: int(min(smallSize, a.Size-offset))}
+			if err := r.fill(c.buf[:c.n]); err != nil {
+				buffers.Put(c.buf)
+				return err
+			}
+			crc = crc32.Update(crc, crc32.IEEETable, c.buf[:c.n])
+			offset += int64(c.n)
+			c.crc32 = crc
+			full <- c
+		}
+		return nil
+	})
+	noted, notedAt := at.offset, time.Now()
+	for c := range full {
+		at.sha256.Write(c.buf[:c.n])
+		at.offset += int64(c.n)
+		at.crc32 = c.crc32
+		free <- c.buf
+		l.count(a, int64(c.n))
+		if time.Since(notedAt) > cursorInterval && a.Size >= cursorSize {
+			l.note(a, at.encode())
+			noted, notedAt = at.offset, time.Now()
+		}
+	}
+	err := g.Wait()
+	for range len(free) {
+		buffers.Put(<-free)
+	}
+	if err != nil {
+		if at.offset-noted >= cursorSize {
+			l.note(a, at.encode())
+		}
+		return err
+	}
+	l.finish(a, download.Checksum{CRC32: at.crc32, SHA256: at.sha256.Sum(nil)})
+	return nil
+}
+
+// readParts adds the reading of the rest of an asset to the group, part by part.
+func (p *Packager) readParts(ctx context.Context, g *errgroup.Group, l *ledger, a *asset, at cursor) {
+	var (
+		mu       sync.Mutex
+		done     = make(map[int64]uint32) // CRC-32s of parts after at, by offset
+		noted    = time.Now()
+		complete = func(offset int64, crc uint32) {
+			mu.Lock()
+			defer mu.Unlock()
+			done[offset] = crc
+			for {
+				crc, ok := done[at.offset]
+				if !ok {
+					break
+				}
+				delete(done, at.offset)
+				n := min(partSize, a.Size-at.offset)
+				at.crc32 = combineCRC32(at.crc32, crc, n)
+				at.offset += n
+			}
+			switch {
+			case at.offset == a.Size:
+				l.finish(a, download.Checksum{CRC32: at.crc32})
+			case time.Since(noted) > cursorInterval:
+				l.note(a, at.encode())
+				noted = time.Now()
+			}
+		}
+	)
+	for offset := at.offset; offset < a.Size; offset += partSize {
+		g.Go(func() error {
+			crc, err := p.readPart(ctx, l, a, offset, min(partSize, a.Size-offset))
+			if err != nil {
+				return err
+			}
+			complete(offset, crc)
+			return nil
+		})
+	}
+}
+
+func (p *Packager) readPart(ctx context.Context, l *ledger, a *asset, offset, n int64) (uint32, error) {
+	r, err := p.open(ctx, a, offset, n)
+	if err != nil {
+		return 0, err
+	}
+	defer r.Close()
+	buf := buffers.Get().(*[smallSize]byte)
+	defer buffers.Put(buf)
+	var crc uint32
+	for n > 0 {
+		data := buf[:min(smallSize, n)]
+		if err := r.fill(data); err != nil {
+			return 0, err
+		}
+		crc = crc32.Update(crc, crc32.IEEETable, data)
+		n -= int64(len(data))
+		l.count(a, int64(len(data)))
+	}
+	return crc, nil
+}
+
+// stream is a range of an asset. Reading fails if the store gives no bytes for
+// stallTimeout.
+type stream struct {
+	io.ReadCloser
+	asset  *asset
+	ctx    context.Context // of this one stream
+	cancel context.CancelCauseFunc
+	stall  *time.Timer
+}
+
+var errStalled = fmt.Errorf("no bytes for %v", stallTimeout)
+
+func (p *Packager) open(ctx context.Context, a *asset, offset, n int64) (*stream, error) {
+	s := &stream{asset: a}
+	s.ctx, s.cancel = context.WithCancelCause(ctx)
+	s.stall = time.AfterFunc(stallTimeout, func() { s.cancel(errStalled) })
+	r, err := p.Objects.Open(s.ctx, a.Object, offset, n)
+	if err != nil {
+		err = s.fault(err)
+		s.stall.Stop()
+		s.cancel(nil)
+		return nil, err
+	}
+	s.ReadCloser = r
+	return s, nil
+}
+
+func (s *stream) Close() error {
+	s.stall.Stop()
+	defer s.cancel(nil)
+	return s.ReadCloser.Close()
+}
+
+// fill reads as many bytes as buf takes.
+func (s *stream) fill(buf []byte) error {
+	for n := 0; n < len(buf); {
+		m, err := s.Read(buf[n:])
+		n += m
+		if err != nil && n < len(buf) {
+			return s.fault(err)
+		}
+		s.stall.Reset(stallTimeout)
+	}
+	return nil
+}
+
+func (s *stream) fault(err error) error {
+	switch {
+	case s.ctx.Err() != nil:
+		err = context.Cause(s.ctx)
+	case errors.Is(err, download.ErrObjectNotFound), errors.Is(err, download.ErrObjectChanged):
+		return changed(s.asset.Object, err)
+	case err == io.EOF: //nolint:errorlint // the store's own end, not that of something inside
+		return changed(s.asset.Object, errors.New("it is shorter than planned"))
+	}
+	return fmt.Errorf("read %s: %w", s.asset.Key, err)
+}
