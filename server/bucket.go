@@ -48,6 +48,9 @@ type bucket interface {
 	// ending in a slash. Where there is no such folder it returns nothing. What
 	// is there but cannot be an asset is a finding.
 	List(ctx context.Context, prefix string) (objects []Object, findings []download.Detail, err error)
+	// Folders returns the names of the folders right below the prefix, a folder
+	// ending in a slash or nothing for the top.
+	Folders(ctx context.Context, prefix string) ([]string, error)
 	// Read returns a whole small object, or download.ErrObjectNotFound. An
 	// object above the limit is an error.
 	Read(ctx context.Context, key string, limit int64) ([]byte, error)

@@ -58,8 +58,10 @@ func (s *Server) serveContent(c echo.Context) error {
 	switch {
 	case err != nil && w.committed:
 		response.Status, response.Size, response.Committed = w.status, w.written, true
-		s.log.WarnContext(ctx, "download cut",
-			slog.String("request_id", info.requestID), slog.String("package_id", info.packageID), slog.Any("error", err))
+		if _, ok := errors.AsType[*vzip.SourceError](err); ok { // otherwise the client went
+			s.log.WarnContext(ctx, "download cut",
+				slog.String("request_id", info.requestID), slog.String("package_id", info.packageID), slog.Any("error", err))
+		}
 		panic(http.ErrAbortHandler)
 	case err != nil:
 		remove(header, "Content-Type", "Content-Disposition", "ETag", "Cache-Control",

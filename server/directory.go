@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net/url"
 	"os"
+	"path"
 	"path/filepath"
 	"strconv"
 	"syscall"
@@ -31,8 +32,7 @@ func openDirectory(u *url.URL) (*directory, error) {
 	if u.Host != "" && u.Host != "localhost" {
 		return nil, fmt.Errorf("bucket %s: a local folder is written with three slashes, file:///%s", u, u.Host+u.Path)
 	}
-	path := filepath.FromSlash(u.Path)
-	root, err := os.OpenRoot(path)
+	root, err := os.OpenRoot(filepath.FromSlash(u.Path))
 	if err != nil {
 		return nil, fmt.Errorf("bucket %s: %w; make the folder or name another one", u, err)
 	}
@@ -166,6 +166,21 @@ func (p *pinnedFile) check() error {
 // written to while it was open, so that what was read is not to be trusted.
 func (p *pinnedFile) Close() error {
 	return errors.Join(p.check(), p.File.Close())
+}
+
+// Folders implements bucket.
+func (d *directory) Folders(_ context.Context, prefix string) ([]string, error) {
+	entries, err := fs.ReadDir(d.root.FS(), path.Clean(prefix))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var names []string
+	for _, entry := range entries {
+		if entry.IsDir() {
+			names = append(names, entry.Name())
+		}
+	}
+	return names, err
 }
 
 // Read implements bucket.

@@ -86,7 +86,7 @@ func (d *deployment) start() {
 	d.URL = "http://" + l.Addr().String()
 	ctx, cancel := context.WithCancel(context.Background())
 	d.stop, d.done = cancel, make(chan error, 1)
-	go func() { d.done <- errors.Join(s.Serve(ctx, l), s.Close()) }()
+	go func() { d.done <- errors.Join(s.Serve(ctx, l), s.Close(context.Background())) }()
 }
 
 // Stop stops the server, gracefully. Stopping twice is fine.

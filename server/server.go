@@ -15,18 +15,14 @@
 package server
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
-	"runtime"
-	"strings"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -36,128 +32,28 @@ import (
 	"github.com/downlink-go/downlink/gen/apiserver"
 	"github.com/downlink-go/downlink/server/internal/catalog"
 	"github.com/downlink-go/downlink/server/internal/download"
+	"github.com/downlink-go/downlink/server/internal/packager"
 )
-
-// Config configures a [Server]. Bucket is required; the zero value of every
-// other field is a usable default.
-type Config struct {
-	// Bucket is the URL of the store that holds the assets, such as
-	// file:///data. It is only read.
-	Bucket string
-	// DataDir is the folder for the server's own state: the SQLite database
-	// and the signing keys. It is made if need be, readable by its owner alone.
-	// Defaults to [DefaultDataDir].
-	DataDir string
-	// Database is the path of a SQLite file, or a postgres:// URL. Defaults to
-	// downlink.db in the data directory.
-	Database string
-	// Catalog knows the jobs. Defaults to the folders of the bucket.
-	Catalog Catalog
-	// PublicURL is the scheme, host and optional path that signed URLs start
-	// with, for servers behind a proxy. Defaults to what each request came for.
-	PublicURL string
-	// ReadyWait is how long a call is held for its package to become ready
-	// where it does not say itself. Negative means not at all. Defaults to 1
-	// second.
-	ReadyWait time.Duration
-	// LinkLifetime is the shortest life of a signed URL; those of packages
-	// above 1.8 GB live longer. At most seven days. Defaults to 1 hour.
-	LinkLifetime time.Duration
-	// StallTimeout is for how long a client may take nothing before its
-	// download is cut. Defaults to 1 minute.
-	StallTimeout time.Duration
-	// ShutdownTimeout is how long running downloads may take to finish when the
-	// server stops. Defaults to 30 seconds.
-	ShutdownTimeout time.Duration
-	// MaxEntries and MaxBytes bound one package: the number of its assets and
-	// their size. Default to 200,000 and 16 TiB.
-	MaxEntries int
-	MaxBytes   int64
-	// CacheBytes bounds the memory of cached package layouts, some 700 bytes an
-	// entry. Defaults to 256 MiB.
-	CacheBytes int64
-	// Log receives the access log and what goes wrong. Keys, tokens and signed
-	// URLs never get there. Defaults to discarding it.
-	Log *slog.Logger
-}
-
-// DefaultDataDir returns the folder for a user's server state:
-// $XDG_DATA_HOME/downlinkd or its counterpart on the system.
-func DefaultDataDir() string {
-	if dir := os.Getenv("XDG_DATA_HOME"); filepath.IsAbs(dir) {
-		return filepath.Join(dir, "downlinkd")
-	}
-	if runtime.GOOS == "windows" {
-		return filepath.Join(os.Getenv("LocalAppData"), "downlinkd")
-	}
-	home, err := os.UserHomeDir()
-	if err != nil {
-		return filepath.Join(string(filepath.Separator), "var", "lib", "downlinkd")
-	}
-	return filepath.Join(home, ".local", "share", "downlinkd")
-}
-
-// withDefaults returns a copy with the defaults filled in, or an error that
-// names the field.
-func (c Config) withDefaults() (Config, error) {
-	c.DataDir = cmp.Or(c.DataDir, DefaultDataDir())
-	c.ReadyWait = cmp.Or(c.ReadyWait, time.Second)
-	c.LinkLifetime = cmp.Or(c.LinkLifetime, time.Hour)
-	c.StallTimeout = cmp.Or(c.StallTimeout, time.Minute)
-	c.ShutdownTimeout = cmp.Or(c.ShutdownTimeout, 30*time.Second)
-	if c.Log == nil {
-		c.Log = slog.New(slog.DiscardHandler)
-	}
-	if c.Bucket == "" {
-		return c, errors.New("bucket: missing; name the folder of the assets, such as file:///data")
-	}
-	if c.PublicURL != "" {
-		u, err := url.Parse(c.PublicURL)
-		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.RawQuery != "" || u.Fragment != "" {
-			return c, fmt.Errorf("public URL %q: want http or https, a host and at most a path", c.PublicURL)
-		}
-		c.PublicURL = strings.TrimRight(c.PublicURL, "/")
-	}
-	for _, f := range []struct {
-		name  string
-		value int64
-		most  int64
-	}{
-		{"link lifetime", int64(c.LinkLifetime), int64(longestLink)},
-		{"stall timeout", int64(c.StallTimeout), int64(time.Hour)},
-		{"shutdown timeout", int64(c.ShutdownTimeout), int64(24 * time.Hour)},
-		{"ready wait", int64(c.ReadyWait), int64(maxWait)},
-		{"largest number of entries", int64(c.MaxEntries), 10_000_000},
-		{"largest number of bytes", c.MaxBytes, 1 << 60},
-		{"cache size", c.CacheBytes, 1 << 50},
-	} {
-		if f.value < 0 && f.name != "ready wait" {
-			return c, fmt.Errorf("%s: must not be negative", f.name)
-		}
-		if f.value > f.most {
-			return c, fmt.Errorf("%s: larger than allowed", f.name)
-		}
-	}
-	return c, nil
-}
 
 // Server answers the Download Job call and serves the packages. It is safe for
 // concurrent use.
 type Server struct {
-	config  Config
-	log     *slog.Logger
-	lock    *flock.Flock
-	bucket  bucket
-	db      *catalog.DB
-	keyring *download.Keyring
-	service *download.Service
-	handler http.Handler
+	config   Config
+	log      *slog.Logger
+	lock     *flock.Flock
+	bucket   bucket
+	db       *catalog.DB
+	packager *packager.Packager
+	keyring  *download.Keyring
+	service  *download.Service
+	handler  http.Handler
 
 	stallTimeout time.Duration
 }
 
-// New opens the bucket and the state, and wires a server from them. [Server.Close]
-// releases what it holds. Errors say what to change.
+// New opens the bucket and the state, wires a server from them, and begins to
+// work on packages that were left unfinished. [Server.Close] releases what it
+// holds. Errors say what to change.
 func New(ctx context.Context, config Config) (_ *Server, err error) {
 	config, err = config.withDefaults()
 	if err != nil {
@@ -166,7 +62,7 @@ func New(ctx context.Context, config Config) (_ *Server, err error) {
 	s := &Server{config: config, log: config.Log, stallTimeout: config.StallTimeout}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, s.Close())
+			err = errors.Join(err, s.Close(ctx))
 		}
 	}()
 	if s.bucket, err = openBucket(config.Bucket); err != nil {
@@ -185,7 +81,20 @@ func New(ctx context.Context, config Config) (_ *Server, err error) {
 	if s.keyring, err = download.NewKeyring(keys...); err != nil {
 		return nil, fmt.Errorf("signing keys: %w", err)
 	}
-	if s.db, err = OpenDatabase(ctx, config.DataDir, config.Database); err != nil {
+	prepare := (*catalog.DB).Migrate
+	if config.SkipMigrations {
+		prepare = (*catalog.DB).CheckMigrated
+	}
+	if s.db, err = openDatabase(ctx, config.DataDir, config.Database, prepare); err != nil {
+		return nil, err
+	}
+	if s.packager, err = packager.New(ctx, packager.Config{
+		DB:         s.db,
+		Objects:    s.bucket,
+		Logger:     config.Log,
+		SkipSHA256: config.SkipSHA256,
+		KeepFor:    max(config.KeepPackages, 0),
+	}); err != nil {
 		return nil, err
 	}
 	jobs := config.Catalog
@@ -196,7 +105,7 @@ func New(ctx context.Context, config Config) (_ *Server, err error) {
 		Catalog:      jobs,
 		Grants:       s.db,
 		Packages:     s.db,
-		Packager:     &inlinePackager{db: s.db, objects: s.bucket},
+		Packager:     s.packager,
 		Objects:      s.bucket,
 		Keyring:      s.keyring,
 		Limits:       download.Limits{Entries: config.MaxEntries, Bytes: config.MaxBytes},
@@ -204,32 +113,18 @@ func New(ctx context.Context, config Config) (_ *Server, err error) {
 		CacheBytes:   config.CacheBytes,
 	})
 	s.handler = s.routes()
+	if err := s.packager.Start(ctx); err != nil {
+		return nil, err
+	}
 	return s, nil
 }
 
-// OpenDatabase opens the state of a server and brings its schema up to date. An
-// empty database stands for downlink.db in the data directory, which is made if
-// need be.
-func OpenDatabase(ctx context.Context, dataDir, database string) (*catalog.DB, error) {
-	if database == "" {
-		if err := os.MkdirAll(dataDir, 0o700); err != nil {
-			return nil, fmt.Errorf("data directory: %w", err)
-		}
-		database = filepath.Join(dataDir, "downlink.db")
-	}
-	db, err := catalog.Open(ctx, catalog.Config{Database: database})
-	if err != nil {
-		return nil, err
-	}
-	if err := db.Migrate(ctx); err != nil {
-		return nil, errors.Join(err, db.Close())
-	}
-	return db, nil
-}
-
-// lockDataDir keeps a second server off the same data directory. The lock ends
+// lockDataDir keeps a second server off the same SQLite database. The lock ends
 // with the process, however that ends.
 func (s *Server) lockDataDir() error {
+	if catalog.IsPostgres(s.config.Database) {
+		return nil // any number of servers
+	}
 	s.lock = flock.New(filepath.Join(s.config.DataDir, "downlinkd.lock"), flock.SetPermissions(0o600))
 	locked, err := s.lock.TryLock()
 	if err != nil {
@@ -332,9 +227,15 @@ func (s *Server) followSigningKeys(ctx context.Context) {
 // keyPoll is how often the signing keys' file is looked at.
 const keyPoll = 2 * time.Second
 
-// Close releases what the server holds. Call it after Serve has returned.
-func (s *Server) Close() error {
+// Close ends the work on packages and releases what the server holds. Call it
+// after Serve has returned. Packages that are being prepared may finish for the
+// shutdown timeout or until the context ends; the rest is taken up again, where
+// it was left, by the next server on this state.
+func (s *Server) Close(ctx context.Context) error {
 	var errs []error
+	if s.packager != nil {
+		errs = append(errs, s.packager.Stop(ctx))
+	}
 	if s.db != nil {
 		errs = append(errs, s.db.Close())
 	}

@@ -41,7 +41,7 @@ func TestBadConfiguration(t *testing.T) {
 			tt.change(&c)
 			s, err := server.New(t.Context(), c)
 			if err == nil {
-				s.Close()
+				s.Close(t.Context())
 				t.Fatal("the server was made")
 			}
 			if !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "secret") {
@@ -84,7 +84,7 @@ func TestSigningKeyFileIsChecked(t *testing.T) {
 			}
 			s, err := server.New(t.Context(), server.Config{Bucket: "file://" + t.TempDir(), DataDir: dir})
 			if err == nil {
-				s.Close()
+				s.Close(t.Context())
 				t.Fatal("the server was made")
 			}
 			if !strings.Contains(err.Error(), tt.want) {

@@ -91,6 +91,9 @@ Exit codes: 0 success, 1 failure, 2 wrong usage.`,
 		newRevokeGrantCommand(),
 		newGrantsCommand(),
 		newSigningKeyCommand(),
+		newWarmCommand(),
+		newPackagesCommand(),
+		newMigrateCommand(),
 		newVersionCommand(),
 	)
 	return root

@@ -30,8 +30,12 @@ The bucket holds the assets as <workflow>/<job>/inputs/... and outputs/...; it
 is only read. The data directory holds the server's own state.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			// The zero values of these fields stand for their defaults.
 			if config.ReadyWait == 0 {
-				config.ReadyWait = -1 // the zero value of the field is its default
+				config.ReadyWait = -1
+			}
+			if config.KeepPackages == 0 {
+				config.KeepPackages = -1
 			}
 			var handler slog.Handler = slog.NewTextHandler(cmd.ErrOrStderr(), nil)
 			if logJSON {
@@ -56,6 +60,9 @@ is only read. The data directory holds the server's own state.`,
 	f.IntVar(&config.MaxEntries, "max-entries", 200_000, "largest number of assets in a package")
 	f.Int64Var(&config.MaxBytes, "max-bytes", 16<<40, "largest size of a package's assets, in bytes")
 	f.Int64Var(&config.CacheBytes, "cache-bytes", 256<<20, "memory for the layouts of packages, in bytes")
+	f.BoolVar(&config.SkipMigrations, "skip-migrations", false, "do not bring the schema of the database up to date; see downlinkd migrate")
+	f.BoolVar(&config.SkipSHA256, "skip-sha256", false, "compute CRC-32 alone for assets that have to be read, which is faster")
+	f.DurationVar(&config.KeepPackages, "keep-packages", 90*24*time.Hour, "forget packages that nobody has asked for in so long; 0 for never")
 	f.BoolVar(&logJSON, "log-json", false, "write the log as JSON lines")
 	return cmd
 }
@@ -67,7 +74,7 @@ func serve(ctx context.Context, config server.Config, listen string, stdout io.W
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, s.Close()) }()
+	defer func() { err = errors.Join(err, s.Close(context.WithoutCancel(ctx))) }()
 	var lc net.ListenConfig
 	listener, err := lc.Listen(ctx, "tcp", listen)
 	if err != nil {

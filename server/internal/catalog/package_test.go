@@ -484,6 +484,10 @@ func BenchmarkChecksums(b *testing.B) {
 				}
 			})
 			b.Run("look_up", func(b *testing.B) {
+				if err := db.SaveChecksums(b.Context(), save); err != nil {
+					b.Fatal(err)
+				}
+				b.ResetTimer()
 				b.ReportAllocs()
 				for b.Loop() {
 					found, err := db.Checksums(b.Context(), objects)

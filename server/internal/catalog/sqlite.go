@@ -40,7 +40,7 @@ func (db *DB) openSQLite(ctx context.Context, path string) error {
 	}
 	db.dialect, db.path = SQLite, path
 	db.write, err = sql.Open("sqlite", sqliteDSN(path, "immediate",
-		"busy_timeout(10000)", "journal_mode(WAL)", "synchronous(NORMAL)", "foreign_keys(1)"))
+		"busy_timeout(10000)", "page_size(8192)", "journal_mode(WAL)", "wal_autocheckpoint(4096)", "synchronous(NORMAL)", "foreign_keys(1)"))
 	if err != nil {
 		return fmt.Errorf("open database: %w", err)
 	}

@@ -157,8 +157,11 @@ var errDenied = &Error{Code: PermissionDenied, Message: "no such workflow or job
 // [*Error]; a workflow or job that does not exist and one that the organization
 // has no grant for give the same one.
 func (s *Service) Download(ctx context.Context, r Request) (Download, error) {
-	if err := cmp.Or(checkIdentifier("workflow_id", r.WorkflowID), checkIdentifier("job_id", r.JobID)); err != nil {
-		return Download{}, err
+	if !IsIdentifier(r.WorkflowID) {
+		return Download{}, InvalidIdentifier("workflow_id")
+	}
+	if !IsIdentifier(r.JobID) {
+		return Download{}, InvalidIdentifier("job_id")
 	}
 	granted, err := s.Grants.Granted(ctx, r.OrganizationID, r.WorkflowID)
 	if err != nil {
@@ -185,30 +188,16 @@ func (s *Service) Download(ctx context.Context, r Request) (Download, error) {
 }
 
 func (s *Service) attempt(ctx context.Context, r Request, deadline time.Time) (Download, error) {
-	job, err := s.Catalog.Job(ctx, r.WorkflowID, r.JobID)
+	plan, running, err := s.Plan(ctx, r.WorkflowID, r.JobID)
 	if errors.Is(err, ErrJobNotFound) {
 		return Download{}, errDenied
 	}
 	if err != nil {
 		return Download{}, err
 	}
-	switch job.Status {
-	case JobRunning:
-		plan := NewPlan(r.WorkflowID, r.JobID, job.Assets)
+	if running {
 		return Download{ID: plan.ID, State: Pending, Reason: JobIsRunning, RetryAfter: 5 * runningRetry, Progress: -1}, nil
-	case JobFailed:
-		return Download{}, &Error{Code: JobHasFailed, Message: "the job failed and has no package"}
 	}
-	if err := s.checkLimits(job.Assets); err != nil {
-		return Download{}, err
-	}
-	if err := s.pin(ctx, job.Assets); err != nil {
-		return Download{}, err
-	}
-	if err := s.checkLimits(job.Assets); err != nil { // now that every size is known
-		return Download{}, err
-	}
-	plan := NewPlan(r.WorkflowID, r.JobID, job.Assets)
 	p, err := s.Packages.Package(ctx, plan.ID)
 	if errors.Is(err, ErrPackageNotFound) || err == nil && p.State == Failed && s.Now().Sub(p.Updated) > s.FailureHold {
 		p, err = s.Packager.Prepare(ctx, plan)
@@ -220,6 +209,32 @@ func (s *Service) attempt(ctx context.Context, r Request, deadline time.Time) (D
 		return Download{}, err
 	}
 	return s.answer(p)
+}
+
+// Plan plans the package of a job as the job is now. While the job is running
+// the plan is of what there is so far, and nothing in it is checked. Errors are
+// those of [Catalog.Job], and [*Error] for a job that has no package.
+func (s *Service) Plan(ctx context.Context, workflowID, jobID string) (plan *Plan, running bool, err error) {
+	job, err := s.Catalog.Job(ctx, workflowID, jobID)
+	if err != nil {
+		return nil, false, err
+	}
+	switch job.Status {
+	case JobRunning:
+		return NewPlan(workflowID, jobID, job.Assets), true, nil
+	case JobFailed:
+		return nil, false, &Error{Code: JobHasFailed, Message: "the job failed and has no package"}
+	}
+	if err := s.checkLimits(job.Assets); err != nil {
+		return nil, false, err
+	}
+	if err := s.pin(ctx, job.Assets); err != nil {
+		return nil, false, err
+	}
+	if err := s.checkLimits(job.Assets); err != nil { // now that every size is known
+		return nil, false, err
+	}
+	return NewPlan(workflowID, jobID, job.Assets), false, nil
 }
 
 // answer turns the state of a package into the answer to a request.
@@ -328,18 +343,20 @@ func (s *Service) checkLimits(assets []Asset) error {
 	return nil
 }
 
-// checkIdentifier accepts what the contract's pattern for identifiers does.
-func checkIdentifier(field, value string) error {
-	valid := len(value) >= 1 && len(value) <= 128
-	for i := 0; valid && i < len(value); i++ {
-		c := value[i]
+// IsIdentifier reports whether the contract's pattern for the identifiers of
+// workflows and jobs has s.
+func IsIdentifier(s string) bool {
+	if len(s) < 1 || len(s) > 128 {
+		return false
+	}
+	for i := range len(s) {
+		c := s[i]
 		alphanumeric := 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z' || '0' <= c && c <= '9'
-		valid = alphanumeric || i > 0 && strings.IndexByte("._~-", c) >= 0
+		if !alphanumeric && (i == 0 || strings.IndexByte("._~-", c) < 0) {
+			return false
+		}
 	}
-	if valid {
-		return nil
-	}
-	return InvalidIdentifier(field)
+	return true
 }
 
 // InvalidIdentifier returns the error for a parameter that is not an identifier.

@@ -51,15 +51,25 @@ func (p *Packager) checksum(ctx context.Context, plan *download.Plan, report fun
 		}
 	})
 	g, readCtx := errgroup.WithContext(workCtx)
-	g.SetLimit(p.Concurrency)
-	for _, a := range missingAssets(plan) {
-		if readCtx.Err() != nil {
-			break
+	tasks := make(chan task, 64) // so that nobody waits for the next one
+	g.Go(func() error {
+		defer close(tasks)
+		for _, a := range missingAssets(plan) {
+			if err := p.read(readCtx, l, a, tasks); err != nil {
+				return err
+			}
 		}
-		if err := p.read(readCtx, g, l, a); err != nil {
-			cancel(err)
-			break
-		}
+		return nil
+	})
+	for range p.Concurrency {
+		g.Go(func() error {
+			for t := range tasks {
+				if err := t(readCtx); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
 	}
 	err := g.Wait()
 	if cause := context.Cause(workCtx); cause != nil {
@@ -80,6 +90,9 @@ func (p *Packager) checksum(ctx context.Context, plan *download.Plan, report fun
 	}
 	return err
 }
+
+// task is a part of the reading that one goroutine does.
+type task func(ctx context.Context) error
 
 // asset is an object to read, and the entries of the plan that it is for.
 type asset struct {

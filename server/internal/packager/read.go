@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,6 +21,8 @@ const (
 	// goroutine. SHA-256 cannot be split, so that larger ones are read ahead
 	// with the CRC-32 on one core, while the SHA-256 is on another.
 	smallSize = 1 << 20
+	// pieceSize is what is read and hashed at a time: it stays in a core's cache.
+	pieceSize = 128 << 10
 	// readAhead is how many buffers of smallSize one asset takes.
 	readAhead = 4
 	// partSize is what is read by one goroutine without SHA-256: CRC-32s can be
@@ -35,11 +38,10 @@ const (
 
 var buffers = sync.Pool{New: func() any { return new([smallSize]byte) }}
 
-// read adds the reading of the asset to the group.
-func (p *Packager) read(ctx context.Context, g *errgroup.Group, l *ledger, a *asset) error {
+// read hands out the reading of the asset.
+func (p *Packager) read(ctx context.Context, l *ledger, a *asset, tasks chan<- task) error {
 	if a.Size <= smallSize {
-		g.Go(func() error { return p.readSmall(ctx, l, a) })
-		return nil
+		return give(ctx, tasks, func(ctx context.Context) error { return p.readSmall(ctx, l, a) })
 	}
 	start := cursor{sha256: sha256.New()}
 	if p.SkipSHA256 {
@@ -54,31 +56,44 @@ func (p *Packager) read(ctx context.Context, g *errgroup.Group, l *ledger, a *as
 	}
 	l.count(a, start.offset)
 	if p.SkipSHA256 {
-		p.readParts(ctx, g, l, a, start)
-	} else {
-		g.Go(func() error { return p.readAhead(ctx, l, a, start) })
+		return p.readParts(ctx, l, a, start, tasks)
 	}
-	return nil
+	return give(ctx, tasks, func(ctx context.Context) error { return p.readAhead(ctx, l, a, start) })
+}
+
+func give(ctx context.Context, tasks chan<- task, t task) error {
+	select {
+	case tasks <- t:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 func (p *Packager) readSmall(ctx context.Context, l *ledger, a *asset) error {
-	buf := buffers.Get().(*[smallSize]byte)
-	defer buffers.Put(buf)
-	data := buf[:a.Size]
+	var crc uint32
+	sha := sha256.New()
 	if a.Size > 0 {
 		r, err := p.open(ctx, a, 0, a.Size)
 		if err != nil {
 			return err
 		}
 		defer r.Close()
-		if err := r.fill(data); err != nil {
-			return err
+		buf := buffers.Get().(*[smallSize]byte)
+		defer buffers.Put(buf)
+		for piece := range slices.Chunk(buf[:a.Size], pieceSize) {
+			if err := r.fill(piece); err != nil {
+				return err
+			}
+			crc = crc32.Update(crc, crc32.IEEETable, piece)
+			if !p.SkipSHA256 {
+				sha.Write(piece)
+			}
 		}
 	}
-	sum := download.Checksum{CRC32: crc32.ChecksumIEEE(data)}
+	sum := download.Checksum{CRC32: crc}
 	if !p.SkipSHA256 {
-		sha := sha256.Sum256(data)
-		sum.SHA256 = sha[:]
+		sum.SHA256 = sha.Sum(nil)
 	}
 	l.count(a, a.Size)
 	l.finish(a, sum)
@@ -111,11 +126,13 @@ func (p *Packager) readAhead(ctx context.Context, l *ledger, a *asset, at cursor
 		defer r.Close()
 		for offset < a.Size {
 			c := chunk{buf: <-free, n: int(min(smallSize, a.Size-offset))}
-			if err := r.fill(c.buf[:c.n]); err != nil {
-				buffers.Put(c.buf)
-				return err
+			for piece := range slices.Chunk(c.buf[:c.n], pieceSize) {
+				if err := r.fill(piece); err != nil {
+					buffers.Put(c.buf)
+					return err
+				}
+				crc = crc32.Update(crc, crc32.IEEETable, piece)
 			}
-			crc = crc32.Update(crc, crc32.IEEETable, c.buf[:c.n])
 			offset += int64(c.n)
 			c.crc32 = crc
 			full <- c
@@ -148,8 +165,8 @@ func (p *Packager) readAhead(ctx context.Context, l *ledger, a *asset, at cursor
 	return nil
 }
 
-// readParts adds the reading of the rest of an asset to the group, part by part.
-func (p *Packager) readParts(ctx context.Context, g *errgroup.Group, l *ledger, a *asset, at cursor) {
+// readParts hands out the reading of the rest of an asset, part by part.
+func (p *Packager) readParts(ctx context.Context, l *ledger, a *asset, at cursor, tasks chan<- task) error {
 	var (
 		mu       sync.Mutex
 		done     = make(map[int64]uint32) // CRC-32s of parts after at, by offset
@@ -178,15 +195,18 @@ func (p *Packager) readParts(ctx context.Context, g *errgroup.Group, l *ledger, 
 		}
 	)
 	for offset := at.offset; offset < a.Size; offset += partSize {
-		g.Go(func() error {
+		if err := give(ctx, tasks, func(ctx context.Context) error {
 			crc, err := p.readPart(ctx, l, a, offset, min(partSize, a.Size-offset))
 			if err != nil {
 				return err
 			}
 			complete(offset, crc)
 			return nil
-		})
+		}); err != nil {
+			return err
+		}
 	}
+	return nil
 }
 
 func (p *Packager) readPart(ctx context.Context, l *ledger, a *asset, offset, n int64) (uint32, error) {

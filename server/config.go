@@ -1,0 +1,128 @@
+package server
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+)
+
+// Config configures a [Server]. Bucket is required; the zero value of every
+// other field is a usable default.
+type Config struct {
+	// Bucket is the URL of the store that holds the assets, such as
+	// file:///data. It is only read.
+	Bucket string
+	// DataDir is the folder for the server's own state: the SQLite database
+	// and the signing keys. It is made if need be, readable by its owner alone.
+	// Defaults to [DefaultDataDir].
+	DataDir string
+	// Database is the path of a SQLite file, or a postgres:// URL. Defaults to
+	// downlink.db in the data directory.
+	Database string
+	// Catalog knows the jobs. Defaults to the folders of the bucket.
+	Catalog Catalog
+	// PublicURL is the scheme, host and optional path that signed URLs start
+	// with, for servers behind a proxy. Defaults to what each request came for.
+	PublicURL string
+	// ReadyWait is how long a call is held for its package to become ready
+	// where it does not say itself. Negative means not at all. Defaults to 1
+	// second.
+	ReadyWait time.Duration
+	// LinkLifetime is the shortest life of a signed URL; those of packages
+	// above 1.8 GB live longer. At most seven days. Defaults to 1 hour.
+	LinkLifetime time.Duration
+	// StallTimeout is for how long a client may take nothing before its
+	// download is cut. Defaults to 1 minute.
+	StallTimeout time.Duration
+	// ShutdownTimeout is how long running downloads may take to finish when the
+	// server stops. Defaults to 30 seconds.
+	ShutdownTimeout time.Duration
+	// MaxEntries and MaxBytes bound one package: the number of its assets and
+	// their size. Default to 200,000 and 16 TiB.
+	MaxEntries int
+	MaxBytes   int64
+	// CacheBytes bounds the memory of cached package layouts, some 700 bytes an
+	// entry. Defaults to 256 MiB.
+	CacheBytes int64
+	// SkipMigrations keeps the schema of the database as it is, for deployments
+	// that migrate it themselves; a step that is missing is then an error.
+	SkipMigrations bool
+	// SkipSHA256 leaves SHA-256 out of the manifests of packages whose assets
+	// have to be read, which takes most of the time that reading costs.
+	SkipSHA256 bool
+	// KeepPackages is for how long a package is kept that nobody asks for. It
+	// is planned again, with the same bytes, when somebody does. Negative means
+	// for ever. Defaults to 90 days.
+	KeepPackages time.Duration
+	// Log receives the access log and what goes wrong. Keys, tokens and signed
+	// URLs never get there. Defaults to discarding it.
+	Log *slog.Logger
+}
+
+// DefaultDataDir returns the folder for a user's server state:
+// $XDG_DATA_HOME/downlinkd or its counterpart on the system.
+func DefaultDataDir() string {
+	if dir := os.Getenv("XDG_DATA_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "downlinkd")
+	}
+	if runtime.GOOS == "windows" {
+		return filepath.Join(os.Getenv("LocalAppData"), "downlinkd")
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return filepath.Join(string(filepath.Separator), "var", "lib", "downlinkd")
+	}
+	return filepath.Join(home, ".local", "share", "downlinkd")
+}
+
+// withDefaults returns a copy with the defaults filled in, or an error that
+// names the field.
+func (c Config) withDefaults() (Config, error) {
+	c.DataDir = cmp.Or(c.DataDir, DefaultDataDir())
+	c.ReadyWait = cmp.Or(c.ReadyWait, time.Second)
+	c.LinkLifetime = cmp.Or(c.LinkLifetime, time.Hour)
+	c.StallTimeout = cmp.Or(c.StallTimeout, time.Minute)
+	c.ShutdownTimeout = cmp.Or(c.ShutdownTimeout, 30*time.Second)
+	c.KeepPackages = cmp.Or(c.KeepPackages, 90*24*time.Hour)
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Bucket == "" {
+		return c, errors.New("bucket: missing; name the folder of the assets, such as file:///data")
+	}
+	if c.PublicURL != "" {
+		u, err := url.Parse(c.PublicURL)
+		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.RawQuery != "" || u.Fragment != "" {
+			return c, fmt.Errorf("public URL %q: want http or https, a host and at most a path", c.PublicURL)
+		}
+		c.PublicURL = strings.TrimRight(c.PublicURL, "/")
+	}
+	for _, f := range []struct {
+		name  string
+		value int64
+		most  int64
+	}{
+		{"link lifetime", int64(c.LinkLifetime), int64(longestLink)},
+		{"stall timeout", int64(c.StallTimeout), int64(time.Hour)},
+		{"shutdown timeout", int64(c.ShutdownTimeout), int64(24 * time.Hour)},
+		{"ready wait", int64(c.ReadyWait), int64(maxWait)},
+		{"largest number of entries", int64(c.MaxEntries), 10_000_000},
+		{"largest number of bytes", c.MaxBytes, 1 << 60},
+		{"cache size", c.CacheBytes, 1 << 50},
+	} {
+		if f.value < 0 && f.name != "ready wait" {
+			return c, fmt.Errorf("%s: must not be negative", f.name)
+		}
+		if f.value > f.most {
+			return c, fmt.Errorf("%s: larger than allowed", f.name)
+		}
+	}
+	return c, nil
+}
