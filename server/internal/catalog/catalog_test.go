@@ -266,20 +266,22 @@ func TestMigrationStatus(t *testing.T) {
 	})
 }
 
-func TestOpenIsQuick(t *testing.T) {
-	catalogtest.Each(t, func(t *testing.T, database string) {
-		catalogtest.Open(t, catalog.Config{Database: database})
-		start := time.Now()
-		db, err := catalog.Open(t.Context(), catalog.Config{Database: database})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer db.Close()
-		if err := db.Migrate(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		t.Logf("opened and found up to date in %v", time.Since(start))
-	})
+func BenchmarkOpen(b *testing.B) {
+	for name, open := range map[string]func(testing.TB) string{"sqlite": catalogtest.SQLite, "postgres": catalogtest.Postgres} {
+		b.Run(name, func(b *testing.B) {
+			database := open(b)
+			catalogtest.Open(b, catalog.Config{Database: database})
+			for b.Loop() {
+				db, err := catalog.Open(b.Context(), catalog.Config{Database: database})
+				if err != nil {
+					b.Fatal(err)
+				}
+				if err := errors.Join(db.Migrate(b.Context()), db.Close()); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
 }
 
 func TestOpenErrors(t *testing.T) {

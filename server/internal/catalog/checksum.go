@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -22,7 +23,7 @@ const checksumChunk = 5000
 func (db *DB) Checksums(ctx context.Context, objects []download.Object) ([]*download.Checksum, error) {
 	found := make([]*download.Checksum, len(objects))
 	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(2)
+	g.SetLimit(2) // and leave connections to others
 	for start := 0; start < len(objects); start += checksumChunk {
 		end := min(start+checksumChunk, len(objects))
 		g.Go(func() error { return db.checksums(gctx, objects[start:end], found[start:end]) })
@@ -98,7 +99,8 @@ type AssetChecksum struct {
 // SaveChecksums stores checksums, all of them or none, in place of those stored
 // before, and drops the cursors of their objects.
 func (db *DB) SaveChecksums(ctx context.Context, checksums []AssetChecksum) error {
-	// No object twice: PostgreSQL refuses to update a row twice in a statement.
+	// No object twice: PostgreSQL refuses to update a row twice in a statement. And
+	// in one order everywhere: two transactions must not wait for each other.
 	type name struct{ key, version string }
 	seen := make(map[name]bool, len(checksums))
 	rows := make([]AssetChecksum, 0, len(checksums))
@@ -111,6 +113,9 @@ func (db *DB) SaveChecksums(ctx context.Context, checksums []AssetChecksum) erro
 	if len(rows) == 0 {
 		return nil
 	}
+	slices.SortFunc(rows, func(a, b AssetChecksum) int {
+		return cmp.Or(strings.Compare(a.Object.Key, b.Object.Key), strings.Compare(a.Object.Version, b.Object.Version))
+	})
 	err := db.tx(ctx, func(tx *sql.Tx) error {
 		save := saveChecksumsSQLite
 		if db.dialect == Postgres {
@@ -133,31 +138,37 @@ func (db *DB) SaveChecksums(ctx context.Context, checksums []AssetChecksum) erro
 const replaceChecksum = ` ON CONFLICT (object_key, version) DO UPDATE
 	SET size = excluded.size, crc32 = excluded.crc32, sha256 = excluded.sha256`
 
-// saveChecksumsSQLite uses a prepared statement for some rows at once, with
-// parameters that have no names: the driver looks for each name among all.
 func saveChecksumsSQLite(ctx context.Context, tx *sql.Tx, rows []AssetChecksum) error {
 	const atOnce = 50
-	var insert *sql.Stmt
-	prepared := 0
-	for chunk := range slices.Chunk(rows, atOnce) {
-		if len(chunk) != prepared {
-			var err error
-			prepared = len(chunk)
-			insert, err = tx.PrepareContext(ctx, `INSERT INTO asset_checksums (object_key, version, size, crc32, sha256)
-				VALUES (?, ?, ?, ?, ?)`+strings.Repeat(", (?, ?, ?, ?, ?)", prepared-1)+replaceChecksum)
-			if err != nil {
-				return err
-			}
-		}
+	rest := len(rows) % atOnce
+	if err := insertChecksums(ctx, tx, rows[:rest], rest); err != nil {
+		return err
+	}
+	return insertChecksums(ctx, tx, rows[rest:], atOnce)
+}
+
+// insertChecksums stores some rows at once, whose number divides that of all. The
+// parameters have no names: the driver looks for each name among all.
+func insertChecksums(ctx context.Context, tx *sql.Tx, rows []AssetChecksum, atOnce int) error {
+	if len(rows) == 0 {
+		return nil
+	}
+	insert, err := tx.PrepareContext(ctx, `INSERT INTO asset_checksums (object_key, version, size, crc32, sha256)
+		VALUES (?, ?, ?, ?, ?)`+strings.Repeat(", (?, ?, ?, ?, ?)", atOnce-1)+replaceChecksum)
+	if err != nil {
+		return err
+	}
+	defer insert.Close()
+	for ; len(rows) > 0; rows = rows[atOnce:] {
 		args := make([]any, 0, 5*atOnce)
-		for _, c := range chunk {
+		for _, c := range rows[:atOnce] {
 			args = append(args, c.Object.Key, c.Object.Version, c.Object.Size, c.Checksum.CRC32, c.Checksum.SHA256)
 		}
 		if _, err := insert.ExecContext(ctx, args...); err != nil {
 			return err
 		}
 	}
-	return nil // the end of the transaction closes the statements
+	return nil
 }
 
 func saveChecksumsPostgres(ctx context.Context, tx *sql.Tx, rows []AssetChecksum) error {

@@ -24,15 +24,23 @@ const packageColumns = `id, workflow_id, job_id, state, entries, size, digest, f
 // one indexed read. It notes that the package was asked for, at most once an
 // hour.
 func (db *DB) Package(ctx context.Context, id uuid.UUID) (download.Package, error) {
-	p, err := scanPackage(db.read.QueryRowContext(ctx, `SELECT `+packageColumns+` FROM packages WHERE id = $1`, id))
+	p, err := db.readPackage(ctx, id)
 	if err != nil {
-		return download.Package{}, packageFault(ctx, "read package", id, err)
+		return download.Package{}, err
 	}
 	if now := db.now(); now.Sub(p.Requested) > requestedEvery {
 		if _, err := db.exec(ctx, "note request of package",
 			`UPDATE packages SET requested_at = $2 WHERE id = $1`, id, micros(now)); err != nil {
 			return download.Package{}, err
 		}
+	}
+	return p, nil
+}
+
+func (db *DB) readPackage(ctx context.Context, id uuid.UUID) (download.Package, error) {
+	p, err := scanPackage(db.read.QueryRowContext(ctx, `SELECT `+packageColumns+` FROM packages WHERE id = $1`, id))
+	if err != nil {
+		return download.Package{}, packageFault(ctx, "read package", id, err)
 	}
 	return p, nil
 }

@@ -35,7 +35,7 @@ func (db *DB) openPostgres(ctx context.Context, url string, maxConns int) error 
 }
 
 // NewListenerPool returns a pool of one connection to the same PostgreSQL
-// database, for code that needs LISTEN. The caller closes it.
+// database, for code that needs LISTEN. The caller closes it. It is not for SQLite.
 func (db *DB) NewListenerPool(ctx context.Context) (*pgxpool.Pool, error) {
 	config, err := pgxpool.ParseConfig("")
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"time"
 
 	_ "modernc.org/sqlite" // the driver named "sqlite"
 )
@@ -39,14 +40,17 @@ func (db *DB) openSQLite(ctx context.Context, path string) error {
 		return fmt.Errorf("open database: %w", err)
 	}
 	db.dialect, db.path = SQLite, path
+	busy := fmt.Sprintf("busy_timeout(%d)", busyTimeout.Milliseconds())
+	// Plans of many MB are stored: larger pages, and a checkpoint after 32 MiB
+	// rather than within most such commits.
 	db.write, err = sql.Open("sqlite", sqliteDSN(path, "immediate",
-		"busy_timeout(10000)", "page_size(8192)", "journal_mode(WAL)", "wal_autocheckpoint(4096)", "synchronous(NORMAL)", "foreign_keys(1)"))
+		busy, "page_size(8192)", "journal_mode(WAL)", "wal_autocheckpoint(4096)",
+		"synchronous(NORMAL)", "foreign_keys(1)"))
 	if err != nil {
 		return fmt.Errorf("open database: %w", err)
 	}
 	db.write.SetMaxOpenConns(1)
-	db.read, err = sql.Open("sqlite", sqliteDSN(path, "deferred",
-		"busy_timeout(10000)", "query_only(1)"))
+	db.read, err = sql.Open("sqlite", sqliteDSN(path, "deferred", busy, "query_only(1)"))
 	if err != nil {
 		return fmt.Errorf("open database: %w", err)
 	}
@@ -55,12 +59,25 @@ func (db *DB) openSQLite(ctx context.Context, path string) error {
 	db.read.SetMaxIdleConns(readers)
 
 	// The first connection sets the mode of the journal, and finds out whether
-	// this is a database at all.
-	if _, err := db.write.ExecContext(ctx, "SELECT count(*) FROM sqlite_schema"); err != nil {
-		return errors.Join(fault(ctx, "open database "+path, err), db.Close())
+	// this is a database at all. Where several processes do so to a new file,
+	// SQLite gives up at once rather than after busy_timeout.
+	for deadline := time.Now().Add(busyTimeout); ; {
+		_, err := db.write.ExecContext(ctx, "SELECT count(*) FROM sqlite_schema")
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil || !transient(err) || time.Now().After(deadline) {
+			return errors.Join(fault(ctx, "open database "+path, err), db.Close())
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(10 * time.Millisecond):
+		}
 	}
-	return nil
 }
+
+// busyTimeout is how long a connection waits for another process that writes.
+const busyTimeout = 10 * time.Second
 
 // sqliteDSN names the file with settings that hold on every connection.
 func sqliteDSN(path, txlock string, pragmas ...string) string {

@@ -45,7 +45,7 @@ func (db *DB) Claim(ctx context.Context, id uuid.UUID, lease time.Duration) (*Wo
 	if !errors.Is(err, sql.ErrNoRows) {
 		return nil, fault(ctx, fmt.Sprintf("claim package %s", id), err)
 	}
-	if _, err := db.Package(ctx, id); err != nil {
+	if _, err := db.readPackage(ctx, id); err != nil {
 		return nil, err
 	}
 	return nil, fmt.Errorf("claim package %s: %w", id, ErrNotHeld)

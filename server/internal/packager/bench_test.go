@@ -28,7 +28,7 @@ func BenchmarkHashing(b *testing.B) {
 		inMemory func(data []byte, assets, size int)
 	}{
 		{"one_large", 1, 512 << 20, hashBesides},
-		{"many_small", 10_000, 200_000, hashEach},
+		{"many_small", 20_000, 200_000, hashEach},
 		{"many_tiny", 20_000, 20_000, hashEach}, // much of it is to store the results
 		{"some_large", 8, 64 << 20, hashEach},
 	} {

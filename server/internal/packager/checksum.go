@@ -16,12 +16,12 @@ import (
 
 // flushInterval is how often what was read is stored, and with it how much work
 // is done twice after the end of the process.
-const flushInterval = time.Second
+const flushInterval = time.Second / 2
 
 // Warm finds out the checksums that the plan lacks, by reading if need be, fills
 // them in and stores them, so that every package with these assets can be ready
 // at once. It is no work of the queue: it ends with ctx, and what it had found
-// out by then is not lost. It calls progress about once a second, with bytes read
+// out by then is not lost. It calls progress about twice a second, with bytes read
 // and to be read. Errors are those of a package that fails.
 func (p *Packager) Warm(ctx context.Context, plan *download.Plan, progress func(done, total int64)) error {
 	if err := p.fillKnown(ctx, plan); err != nil {
@@ -72,6 +72,9 @@ func (p *Packager) checksum(ctx context.Context, plan *download.Plan, report fun
 		})
 	}
 	err := g.Wait()
+	if errors.Is(err, errChanged) {
+		err = p.explain(workCtx, plan, err) // which takes a while: the flusher still reports
+	}
 	if cause := context.Cause(workCtx); cause != nil {
 		err = cause // which is why reading ended
 	}
@@ -84,9 +87,6 @@ func (p *Packager) checksum(ctx context.Context, plan *download.Plan, report fun
 		_ = l.flush(ctx) // err says more
 	} else {
 		err = l.flush(ctx)
-	}
-	if errors.Is(err, errChanged) {
-		return p.explain(ctx, plan, err)
 	}
 	return err
 }

@@ -2,12 +2,12 @@ package packager
 
 import "hash/crc32"
 
-// combineCRC32 returns the CRC-32 of two byte strings after each other, from the
+// CombineCRC32 returns the CRC-32 of two byte strings after each other, from the
 // CRC-32 of each and the length of the second.
 //
 // The CRC of a string is a polynomial over GF(2) modulo that of the CRC; to put
 // n bytes behind a string multiplies it by x to the power of 8n.
-func combineCRC32(a, b uint32, lengthB int64) uint32 {
+func CombineCRC32(a, b uint32, lengthB int64) uint32 {
 	return multiplyPolynomials(powersOfX(lengthB), a) ^ b
 }
 

@@ -42,7 +42,7 @@ func (c cursor) resume(data []byte, size int64) cursor {
 		return c
 	}
 	stored := cursor{offset: int64(binary.BigEndian.Uint64(data[1:])), crc32: binary.BigEndian.Uint32(data[9:])}
-	if stored.offset < 0 || stored.offset > size {
+	if stored.offset < 0 || stored.offset >= size {
 		return c
 	}
 	if c.sha256 != nil {

@@ -2,6 +2,7 @@ package packager
 
 import (
 	"context"
+	"crypto/sha256"
 	"time"
 )
 
@@ -14,4 +15,19 @@ func (p *Packager) SetPoll(d time.Duration) { p.poll = d }
 // Sweep does what happens regularly.
 func (p *Packager) Sweep(ctx context.Context) error { return p.sweep(ctx) }
 
-var CombineCRC32 = combineCRC32
+// Cursor returns a stored cursor.
+func Cursor(offset int64, sha bool) []byte {
+	c := newCursor(sha)
+	c.offset = offset
+	return c.encode()
+}
+
+// Resume returns where reading goes on with the stored cursor.
+func Resume(data []byte, size int64, sha bool) int64 { return newCursor(sha).resume(data, size).offset }
+
+func newCursor(sha bool) cursor {
+	if sha {
+		return cursor{sha256: sha256.New()}
+	}
+	return cursor{}
+}

@@ -147,7 +147,7 @@ func (p *Packager) explain(ctx context.Context, plan *download.Plan, cause error
 		}
 	}
 	if details == nil {
-		return fmt.Errorf("the assets are as planned, and yet: %s", cause)
+		return fmt.Errorf("the assets are as planned, and yet: %w", cause)
 	}
 	failure := download.MissingAssets(details)
 	failure.Err = cause

@@ -55,7 +55,18 @@ func (m *queueMigrator) applied(ctx context.Context) (map[int]bool, error) {
 	if err != nil || !exists {
 		return nil, err
 	}
-	rows, err := exec.MigrationGetByLine(ctx, &riverdriver.MigrationGetByLineParams{Line: riverdriver.MigrationLineMain})
+	// Another process may be in the middle of the steps: an early one adds the
+	// column.
+	lines, err := exec.ColumnExists(ctx, &riverdriver.ColumnExistsParams{Table: "river_migration", Column: "line"})
+	if err != nil {
+		return nil, err
+	}
+	var rows []*riverdriver.Migration
+	if lines {
+		rows, err = exec.MigrationGetByLine(ctx, &riverdriver.MigrationGetByLineParams{Line: riverdriver.MigrationLineMain})
+	} else {
+		rows, err = exec.MigrationGetAllAssumingMain(ctx, &riverdriver.MigrationGetAllAssumingMainParams{})
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/uuid"
 	"go.uber.org/goleak"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/downlink-go/downlink/server/internal/catalog"
 	"github.com/downlink-go/downlink/server/internal/catalog/catalogtest"
@@ -194,6 +195,40 @@ func TestKnownChecksumsMakeReadyAtOnce(t *testing.T) {
 	})
 }
 
+func TestMigrator(t *testing.T) {
+	each(t, func(t *testing.T, database string) {
+		g, ctx := errgroup.WithContext(t.Context())
+		for range 4 {
+			g.Go(func() error {
+				db, err := catalog.Open(ctx, catalog.Config{Database: database})
+				if err != nil {
+					return err
+				}
+				defer db.Close()
+				m, err := packager.Migrator(db)
+				if err != nil {
+					return err
+				}
+				return errors.Join(db.Migrate(ctx, m), db.CheckMigrated(ctx, m))
+			})
+		}
+		if err := g.Wait(); err != nil {
+			t.Fatal(err)
+		}
+		db := openDB(t, database)
+		if _, err := db.SQL().ExecContext(t.Context(), `INSERT INTO river_migration (line, version) VALUES ('main', 999)`); err != nil {
+			t.Fatal(err)
+		}
+		m, err := packager.Migrator(db)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := db.Migrate(t.Context(), m); !errors.Is(err, catalog.ErrNewerSchema) {
+			t.Errorf("got %v, want ErrNewerSchema", err)
+		}
+	})
+}
+
 // Two processes with thousands of calls each make one package and one job.
 func TestStampede(t *testing.T) {
 	each(t, func(t *testing.T, database string) {
@@ -240,27 +275,47 @@ func TestStampede(t *testing.T) {
 
 func TestCallerThatLeavesDoesNotHurtTheOthers(t *testing.T) {
 	each(t, func(t *testing.T, database string) {
-		s := newStore()
+		s := &slow{store: newStore(), asked: make(chan struct{})}
 		p := newPackager(t, openDB(t, database), s)
-		plan := s.job("job", 2)
+		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
-		for i := range 200 {
+		wg.Go(func() {
+			if _, err := p.Prepare(ctx, s.job("job", 1)); !errors.Is(err, context.Canceled) {
+				t.Errorf("who left got %v, want context.Canceled", err)
+			}
+		})
+		<-s.asked
+		var calling sync.WaitGroup
+		for range 20 {
+			plan := s.job("job", 1)
+			calling.Add(1)
 			wg.Go(func() {
-				ctx, cancel := context.WithCancel(t.Context())
-				if i%2 == 0 {
-					cancel()
-				}
-				defer cancel()
-				copied := *plan
-				copied.Entries = append([]download.Entry(nil), plan.Entries...)
-				_, err := p.Prepare(ctx, &copied)
-				if i%2 == 0 && !errors.Is(err, context.Canceled) || i%2 == 1 && err != nil {
-					t.Errorf("call %d: %v", i, err)
+				calling.Done()
+				if pkg, err := p.Prepare(t.Context(), plan); err != nil || pkg.State != download.Pending {
+					t.Errorf("who stayed got %+v, %v", pkg, err)
 				}
 			})
 		}
+		calling.Wait()
+		cancel()
 		wg.Wait()
 	})
+}
+
+// slow is a store that takes for ever to find out that it knows no checksum, the
+// first time it is asked.
+type slow struct {
+	*store
+	once  sync.Once
+	asked chan struct{}
+}
+
+func (s *slow) Checksum(ctx context.Context, _ download.Object) (*download.Checksum, error) {
+	s.once.Do(func() {
+		close(s.asked)
+		<-ctx.Done()
+	})
+	return nil, ctx.Err()
 }
 
 func TestMissingAssetsFail(t *testing.T) {
@@ -447,38 +502,45 @@ func TestCrash(t *testing.T) {
 // A large asset goes on where its reading ended.
 func TestLargeAssetGoesOn(t *testing.T) {
 	each(t, func(t *testing.T, database string) {
-		s := newStore()
-		db := openDB(t, database)
-		o := s.put("large", pattern(200<<20+5))
-		plan := download.NewPlan("W1", "large", []download.Asset{{Role: download.Output, Path: "large", Object: o}})
-		reached := make(chan struct{})
-		s.onOpen = func(ctx context.Context, _ download.Object, off, _ int64) (io.ReadCloser, error) {
-			data := s.objects["large"].data[off : 150<<20]
-			return io.NopCloser(io.MultiReader(bytes.NewReader(data), onRead(func() { close(reached) }), blocked{ctx})), nil
-		}
-		first := start(t, newPackager(t, db, s))
-		prepare(t, first, plan, download.Pending)
-		<-reached
-		if err := first.Stop(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		s.opened()
-		s.onOpen = nil
-		second := start(t, newPackager(t, db, s))
-		checkReady(t, db, s, wait(t, second, plan.ID, download.Ready), true)
-		if opens := s.opened(); len(opens) != 1 || opens[0].off < 100<<20 {
-			t.Errorf("read again: %+v, want the rest only", opens)
-		}
-		if n := count(t, db, "asset_cursors"); n != 0 {
-			t.Errorf("%d cursors left, want none", n)
+		for name, sha := range map[string]bool{"with-SHA-256": true, "without": false} {
+			t.Run(name, func(t *testing.T) {
+				s := newStore()
+				db := openDB(t, database)
+				o := s.put(name, pattern(200<<20+5))
+				plan := download.NewPlan("W1", name, []download.Asset{{Role: download.Output, Path: "large", Object: o}})
+				const reached = 150 << 20 // where the store gets stuck
+				s.onOpen = func(ctx context.Context, _ download.Object, off, n int64) (io.ReadCloser, error) {
+					if off+n <= reached {
+						return nil, nil
+					}
+					data := s.objects[name].data[off:max(off, reached)]
+					return io.NopCloser(io.MultiReader(bytes.NewReader(data), blocked{ctx})), nil
+				}
+				change := func(c *packager.Config) { c.SkipSHA256 = !sha }
+				first := start(t, newPackager(t, db, s, change))
+				prepare(t, first, plan, download.Pending)
+				eventually(t, "all that can be is read", func() bool {
+					return count(t, db, "packages WHERE state = 'pending' AND bytes_done >= 157000000") == 1
+				})
+				if err := first.Stop(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				s.opened()
+				s.onOpen = nil
+				second := start(t, newPackager(t, db, s, change))
+				checkReady(t, db, s, wait(t, second, plan.ID, download.Ready), sha)
+				for _, o := range s.opened() {
+					if o.off < 128<<20 {
+						t.Errorf("read again: %+v", o)
+					}
+				}
+				if n := count(t, db, "asset_cursors"); n != 0 {
+					t.Errorf("%d cursors left, want none", n)
+				}
+			})
 		}
 	})
 }
-
-// onRead is an empty reader that calls a function.
-type onRead func()
-
-func (f onRead) Read([]byte) (int, error) { f(); return 0, io.EOF }
 
 // A package whose job was lost is found.
 func TestLostJob(t *testing.T) {

@@ -28,10 +28,8 @@ const (
 	// partSize is what is read by one goroutine without SHA-256: CRC-32s can be
 	// combined.
 	partSize = 64 << 20
-	// cursorSize is from where on it is worth knowing how far reading has come.
+	// cursorSize is after how many bytes it is noted how far reading has come.
 	cursorSize = 64 << 20
-	// cursorInterval is how often that is noted.
-	cursorInterval = 5 * time.Second
 	// stallTimeout ends the reading of an asset that gives no bytes.
 	stallTimeout = time.Minute
 )
@@ -116,9 +114,6 @@ func (p *Packager) readAhead(ctx context.Context, l *ledger, a *asset, at cursor
 	offset, crc := at.offset, at.crc32
 	g.Go(func() error {
 		defer close(full)
-		if offset == a.Size {
-			return nil
-		}
 		r, err := p.open(ctx, a, offset, a.Size-offset)
 		if err != nil {
 			return err
@@ -139,16 +134,16 @@ func (p *Packager) readAhead(ctx context.Context, l *ledger, a *asset, at cursor
 		}
 		return nil
 	})
-	noted, notedAt := at.offset, time.Now()
+	noted := at.offset
 	for c := range full {
 		at.sha256.Write(c.buf[:c.n])
 		at.offset += int64(c.n)
 		at.crc32 = c.crc32
 		free <- c.buf
 		l.count(a, int64(c.n))
-		if time.Since(notedAt) > cursorInterval && a.Size >= cursorSize {
+		if at.offset-noted >= cursorSize {
 			l.note(a, at.encode())
-			noted, notedAt = at.offset, time.Now()
+			noted = at.offset
 		}
 	}
 	err := g.Wait()
@@ -156,9 +151,6 @@ func (p *Packager) readAhead(ctx context.Context, l *ledger, a *asset, at cursor
 		buffers.Put(<-free)
 	}
 	if err != nil {
-		if at.offset-noted >= cursorSize {
-			l.note(a, at.encode())
-		}
 		return err
 	}
 	l.finish(a, download.Checksum{CRC32: at.crc32, SHA256: at.sha256.Sum(nil)})
@@ -167,33 +159,24 @@ func (p *Packager) readAhead(ctx context.Context, l *ledger, a *asset, at cursor
 
 // readParts hands out the reading of the rest of an asset, part by part.
 func (p *Packager) readParts(ctx context.Context, l *ledger, a *asset, at cursor, tasks chan<- task) error {
-	var (
-		mu       sync.Mutex
-		done     = make(map[int64]uint32) // CRC-32s of parts after at, by offset
-		noted    = time.Now()
-		complete = func(offset int64, crc uint32) {
-			mu.Lock()
-			defer mu.Unlock()
-			done[offset] = crc
-			for {
-				crc, ok := done[at.offset]
-				if !ok {
-					break
-				}
-				delete(done, at.offset)
-				n := min(partSize, a.Size-at.offset)
-				at.crc32 = combineCRC32(at.crc32, crc, n)
-				at.offset += n
-			}
-			switch {
-			case at.offset == a.Size:
-				l.finish(a, download.Checksum{CRC32: at.crc32})
-			case time.Since(noted) > cursorInterval:
-				l.note(a, at.encode())
-				noted = time.Now()
-			}
+	var mu sync.Mutex
+	done := make(map[int64]uint32) // CRC-32s of parts after at, by offset
+	complete := func(offset int64, crc uint32) {
+		mu.Lock()
+		defer mu.Unlock()
+		done[offset] = crc
+		for crc, ok := done[at.offset]; ok; crc, ok = done[at.offset] {
+			delete(done, at.offset)
+			n := min(partSize, a.Size-at.offset)
+			at.crc32 = CombineCRC32(at.crc32, crc, n)
+			at.offset += n
 		}
-	)
+		if at.offset == a.Size {
+			l.finish(a, download.Checksum{CRC32: at.crc32})
+		} else {
+			l.note(a, at.encode())
+		}
+	}
 	for offset := at.offset; offset < a.Size; offset += partSize {
 		if err := give(ctx, tasks, func(ctx context.Context) error {
 			crc, err := p.readPart(ctx, l, a, offset, min(partSize, a.Size-offset))
