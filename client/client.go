@@ -17,6 +17,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/url"
@@ -24,6 +25,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/downlink-go/downlink/client/internal/transfer"
 	"github.com/downlink-go/downlink/gen/apiclient"
 )
 
@@ -35,12 +37,18 @@ type Client struct {
 	api  *apiclient.Client
 	data *http.Client // for signed URLs; knows no key
 	log  *slog.Logger
+	// hosts bounds the connections of parallel downloads to one host.
+	hosts *transfer.Hosts
 
 	readyTimeout time.Duration // 0 for as long as the context lets it
+	stallTimeout time.Duration // 0 for the default of package transfer
+	retryBudget  time.Duration // the same
 }
 
 // Option configures a [Client].
 type Option func(*options) error
+
+func (f Option) apply(o *options) error { return f(o) }
 
 type options struct {
 	key       APIKey
@@ -49,6 +57,8 @@ type options struct {
 	userAgent string
 
 	readyTimeout time.Duration
+	stallTimeout time.Duration
+	retryBudget  time.Duration
 }
 
 // APIKey is the secret that a client presents. It never shows itself when it is
@@ -58,8 +68,8 @@ type APIKey string
 // String returns a placeholder.
 func (APIKey) String() string { return "[api key]" }
 
-// GoString returns a placeholder.
-func (k APIKey) GoString() string { return k.String() }
+// Format writes a placeholder, whatever the verb.
+func (k APIKey) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, k.String()) }
 
 // LogValue returns a placeholder.
 func (k APIKey) LogValue() slog.Value { return slog.StringValue(k.String()) }
@@ -125,6 +135,31 @@ func WithReadyTimeout(d time.Duration) Option {
 	}
 }
 
+// WithStallTimeout sets for how long a connection to the host of a package may
+// send nothing until it is given up for another. Defaults to 30 seconds.
+func WithStallTimeout(d time.Duration) Option {
+	return func(o *options) error {
+		if d <= 0 {
+			return errors.New("the time for a stall is not positive")
+		}
+		o.stallTimeout = d
+		return nil
+	}
+}
+
+// WithRetryBudget sets for how long requests for a part of a package are repeated
+// that get nowhere. Then the download ends with [ErrTransfer]. Defaults to 5
+// minutes.
+func WithRetryBudget(d time.Duration) Option {
+	return func(o *options) error {
+		if d <= 0 {
+			return errors.New("the time for repeating requests is not positive")
+		}
+		o.retryBudget = d
+		return nil
+	}
+}
+
 // New returns a client for the API at the base URL, or at [DefaultBaseURL] if
 // that is empty.
 func New(baseURL string, opts ...Option) (*Client, error) {
@@ -139,10 +174,8 @@ func New(baseURL string, opts ...Option) (*Client, error) {
 		return nil, errors.New("the base URL must have no user, query or fragment")
 	}
 	o := options{http: &http.Client{Transport: defaultTransport()}, log: slog.New(slog.DiscardHandler), userAgent: "downlink-go/" + version()}
-	for _, opt := range opts {
-		if err := opt(&o); err != nil {
-			return nil, err
-		}
+	if err := applyAll(opts, Option.apply, &o); err != nil {
+		return nil, err
 	}
 	api := *o.http
 	api.CheckRedirect = dropKeyAcrossHosts(o.http.CheckRedirect)
@@ -159,8 +192,12 @@ func New(baseURL string, opts ...Option) (*Client, error) {
 		return nil, fmt.Errorf("base URL: %w", err)
 	}
 	data := *o.http
+	data.CheckRedirect = keepURLSecret(o.http.CheckRedirect)
 	data.Transport = userAgentTransport{agent: o.userAgent, next: o.http.Transport}
-	return &Client{api: generated, data: &data, log: o.log, readyTimeout: o.readyTimeout}, nil
+	return &Client{
+		api: generated, data: &data, log: o.log, hosts: transfer.NewHosts(maxConnections),
+		readyTimeout: o.readyTimeout, stallTimeout: o.stallTimeout, retryBudget: o.retryBudget,
+	}, nil
 }
 
 // defaultTransport is net/http's own but for a few more idle connections to the
@@ -172,21 +209,41 @@ func defaultTransport() *http.Transport {
 	return t
 }
 
+// checkRedirect is what an [http.Client] asks before it follows a redirect.
+type checkRedirect = func(r *http.Request, via []*http.Request) error
+
 // dropKeyAcrossHosts keeps the key on the host, port and scheme that it was
 // meant for. net/http itself lets it go on to subdomains and from https to http.
-func dropKeyAcrossHosts(next func(*http.Request, []*http.Request) error) func(*http.Request, []*http.Request) error {
+func dropKeyAcrossHosts(next checkRedirect) checkRedirect {
 	return func(r *http.Request, via []*http.Request) error {
 		if first := via[0].URL; r.URL.Host != first.Host || r.URL.Scheme != first.Scheme {
 			r.Header.Del("Authorization")
 		}
-		if next != nil {
-			return next(r, via)
-		}
-		if len(via) >= 10 {
-			return errors.New("stopped after 10 redirects")
-		}
-		return nil
+		return follow(next, r, via)
 	}
+}
+
+// keepURLSecret keeps signed URLs from those that they redirect to, and from
+// those who listen: net/http would send them as Referer.
+func keepURLSecret(next checkRedirect) checkRedirect {
+	return func(r *http.Request, via []*http.Request) error {
+		r.Header.Del("Referer")
+		if r.URL.Scheme != "https" && via[len(via)-1].URL.Scheme == "https" {
+			return errors.New("refused to follow a redirect from https to http")
+		}
+		return follow(next, r, via)
+	}
+}
+
+// follow decides as the client that was given to [WithHTTPClient] does.
+func follow(next checkRedirect, r *http.Request, via []*http.Request) error {
+	if next != nil {
+		return next(r, via)
+	}
+	if len(via) >= 10 {
+		return errors.New("stopped after 10 redirects")
+	}
+	return nil
 }
 
 // userAgentTransport names the program to the hosts of signed URLs.

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/downlink-go/downlink/client/internal/transfer"
 	"github.com/downlink-go/downlink/gen/apitypes"
 )
 
@@ -32,8 +33,8 @@ func (u SignedURL) String() string {
 	return parsed.Scheme + "://" + parsed.Host + "/[signed URL]"
 }
 
-// GoString returns what String does.
-func (u SignedURL) GoString() string { return u.String() }
+// Format writes what String returns, whatever the verb.
+func (u SignedURL) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, u.String()) }
 
 // LogValue returns what String does.
 func (u SignedURL) LogValue() slog.Value { return slog.StringValue(u.String()) }
@@ -68,6 +69,17 @@ type Download struct {
 // known counts as ready if there is a URL.
 func (d *Download) Ready() bool {
 	return d.SignedURL != "" && !strings.EqualFold(d.Status, string(apitypes.DownloadStatusPending))
+}
+
+// LogValue has no more of the URL than its host.
+func (d Download) LogValue() slog.Value {
+	return slog.GroupValue(
+		slog.String("id", d.ID),
+		slog.String("workflow_id", d.WorkflowID),
+		slog.String("job_id", d.JobID),
+		slog.String("status", d.Status),
+		slog.Any("signed_url", d.SignedURL),
+	)
 }
 
 // maxAnswer bounds what is read of an answer of the API.
@@ -119,7 +131,7 @@ func (c *Client) downloadJob(ctx context.Context, workflowID, jobID string, wait
 		SignedURL:     SignedURL(answer.SignedURL),
 		PendingReason: response.Header.Get("Downlink-Pending-Reason"),
 		Progress:      -1,
-		RetryAfter:    retryAfter(response.Header),
+		RetryAfter:    transfer.RetryAfter(response.Header),
 	}
 	if u, err := url.Parse(answer.SignedURL); answer.SignedURL != "" && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
 		return nil, errors.New("the API answers with a signed URL that is not one")
@@ -138,7 +150,7 @@ func newAPIError(response *http.Response, body []byte) *APIError {
 	e := &APIError{
 		StatusCode: response.StatusCode,
 		RequestID:  response.Header.Get("X-Request-Id"),
-		RetryAfter: retryAfter(response.Header),
+		RetryAfter: transfer.RetryAfter(response.Header),
 	}
 	var envelope struct {
 		Error struct {
@@ -168,19 +180,6 @@ func plain(raw json.RawMessage) string {
 	return ""
 }
 
-// retryAfter reads Retry-After, in seconds or as a date (RFC 9110, section
-// 10.2.3). Nonsense is 0.
-func retryAfter(h http.Header) time.Duration {
-	value := h.Get("Retry-After")
-	if seconds, err := strconv.ParseInt(value, 10, 32); err == nil {
-		return time.Duration(max(seconds, 0)) * time.Second
-	}
-	if at, err := http.ParseTime(value); err == nil {
-		return max(time.Until(at), 0)
-	}
-	return 0
-}
-
 // How WaitUntilReady paces itself.
 const (
 	holdFor    = 30 * time.Second // what it asks the server to hold an answer for
@@ -193,9 +192,10 @@ const (
 // WaitUntilReady calls the API until the package is ready, at the pace that the
 // server asks for. A status that is not known counts as pending.
 //
-// It waits as long as the context and WithReadyTimeout let it. At the end of that the error is a
-// [*NotReadyError], which says how far the package got and wraps the context's
-// error.
+// It waits as long as the context and [WithReadyTimeout] let it. At the end of
+// that the error is a [*NotReadyError], which says how far the package got and
+// wraps the context's error.
+//
 // Passing faults are tried again: answers of 429, 502, 503 and 504, and up to
 // five connections in a row that fail. Other errors of the API end the wait.
 func (c *Client) WaitUntilReady(ctx context.Context, workflowID, jobID string) (*Download, error) {

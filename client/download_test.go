@@ -209,7 +209,7 @@ func TestSecretsAreNotPrinted(t *testing.T) {
 		c := newTestClient(t, func(*http.Request) (*http.Response, error) { return answer() },
 			WithLogger(slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))))
 		d, err := c.DownloadJob(t.Context(), "W1", "J1")
-		for _, format := range []string{"%v", "%+v", "%#v", "%s", "%q"} {
+		for _, format := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
 			fmt.Fprintf(&printed, format+format, d, err)
 			if d != nil {
 				fmt.Fprintf(&printed, format+format, d.SignedURL, *d)
@@ -223,8 +223,10 @@ func TestSecretsAreNotPrinted(t *testing.T) {
 			t.Errorf("printed: %s", &printed)
 		}
 	}
-	if strings.Contains(log.String(), "secretsecret") {
-		t.Errorf("logged: %s", &log)
+	for _, secret := range []string{"hush", "secretsecret"} {
+		if strings.Contains(log.String(), secret) {
+			t.Errorf("logged: %s", &log)
+		}
 	}
 }
 
