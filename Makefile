@@ -20,7 +20,7 @@ build: ## build both commands into bin/
 demo: build ## run the main job, start to finish, on the sample data
 	@server/testdata/demo.sh $(BIN)
 
-test: ## run all tests (PostgreSQL's only with DOWNLINK_TEST_POSTGRES)
+test: ## run all tests (those of services only with what `make services` prints)
 	$(GO) test ./...
 
 race: ## run all tests under the race detector
@@ -42,5 +42,5 @@ fuzz: ## run every fuzz target for FUZZTIME (default 10s)
 bench: ## run the benchmarks, in benchstat's format (BENCHTIME, COUNT)
 	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) -count $(COUNT) ./...
 
-services: ## start a throwaway PostgreSQL for the tests and print how to reach and stop it
+services: ## start a throwaway PostgreSQL and S3 server for the tests and print how to reach and stop them
 	@server/testdata/services.sh start

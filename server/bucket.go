@@ -54,14 +54,17 @@ type bucket interface {
 	// Read returns a whole small object, or download.ErrObjectNotFound. An
 	// object above the limit is an error.
 	Read(ctx context.Context, key string, limit int64) ([]byte, error)
+	// Remote reports whether it takes a while to open an object, so that it pays
+	// to read ahead.
+	Remote() bool
 	Close() error
 }
 
 // openBucket opens the bucket that the URL names.
-func openBucket(rawURL string) (bucket, error) {
+func openBucket(ctx context.Context, rawURL string) (bucket, error) {
 	u, err := url.Parse(rawURL)
 	if err != nil || u.Scheme == "" {
-		return nil, fmt.Errorf("bucket %q: want a URL such as file:///data", redactURL(rawURL))
+		return nil, fmt.Errorf("bucket %q: want a URL such as file:///data or s3://name", redactURL(rawURL))
 	}
 	switch u.Scheme {
 	case "file":
@@ -70,8 +73,14 @@ func openBucket(rawURL string) (bucket, error) {
 			return nil, err
 		}
 		return d, nil
+	case "s3":
+		b, err := openObjectStore(ctx, u)
+		if err != nil {
+			return nil, err
+		}
+		return b, nil
 	default:
-		return nil, fmt.Errorf("bucket %q: unknown scheme %q, want file", redactURL(rawURL), u.Scheme)
+		return nil, fmt.Errorf("bucket %q: unknown scheme %q, want file or s3", redactURL(rawURL), u.Scheme)
 	}
 }
 
@@ -136,7 +145,7 @@ func (c *bucketCatalog) list(ctx context.Context, prefix string, job Job, known 
 
 // bucketError marks what went wrong with the bucket as a passing fault.
 func bucketError(err error) error {
-	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+	if _, ok := errors.AsType[*download.Error](err); ok || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
 	return &download.Error{Code: download.Unavailable, Message: "the assets cannot be read at the moment", Err: err}

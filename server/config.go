@@ -16,8 +16,16 @@ import (
 // Config configures a [Server]. Bucket is required; the zero value of every
 // other field is a usable default.
 type Config struct {
-	// Bucket is the URL of the store that holds the assets, such as
-	// file:///data. It is only read.
+	// Bucket is the URL of the store that holds the assets: file:///data, or
+	// s3://name for S3 and what speaks its protocol. It is only read.
+	//
+	// The parameters of an s3 URL are region, prefix (of the keys, such as
+	// prefix=jobs), endpoint (such as https://s3.example.com) and use_path_style,
+	// and those of gocloud.dev/aws: profile, role, anonymous, dualstack, fips and
+	// rate_limiter_capacity. Credentials are found the way the AWS SDK finds
+	// them. They must allow to get objects and to list the bucket; to get
+	// attributes of objects (s3:GetObjectAttributes) saves reading those that
+	// were uploaded in parts with checksums.
 	Bucket string
 	// DataDir is the folder for the server's own state: the SQLite database
 	// and the signing keys. It is made if need be, readable by its owner alone.
@@ -26,6 +34,14 @@ type Config struct {
 	// Database is the path of a SQLite file, or a postgres:// URL. Defaults to
 	// downlink.db in the data directory.
 	Database string
+	// SigningKeys sign and verify URLs: the first signs, all of them verify.
+	// Servers behind one address need the same. Defaults to those in
+	// SigningKeysFile.
+	SigningKeys []SigningKey
+	// SigningKeysFile is a file of signing keys, as [RotateSigningKey] writes it.
+	// It must be there; a change of it is taken over within seconds. Defaults to
+	// signing-keys in the data directory, which is made if need be.
+	SigningKeysFile string
 	// Catalog knows the jobs. Defaults to the folders of the bucket.
 	Catalog Catalog
 	// PublicURL is the scheme, host and optional path that signed URLs start
@@ -96,6 +112,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Bucket == "" {
 		return c, errors.New("bucket: missing; name the folder of the assets, such as file:///data")
+	}
+	if len(c.SigningKeys) > 0 && c.SigningKeysFile != "" {
+		return c, errors.New("signing keys: given themselves and as a file; leave one of them out")
 	}
 	if c.PublicURL != "" {
 		u, err := url.Parse(c.PublicURL)

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -49,7 +50,7 @@ func (s *Server) serveContent(c echo.Context) error {
 	header.Set("Cache-Control", "private, no-transform")
 	header.Set("X-Content-Type-Options", "nosniff")
 
-	reader := &packageReader{reader: content.NewReader(ctx)}
+	reader := &packageReader{reader: content.Layout.NewReader(ctx, s.source(content))}
 	defer reader.Close()
 	http.ServeContent(w, c.Request(), "", content.Plan.Modified(), reader)
 
@@ -77,6 +78,14 @@ func (s *Server) serveContent(c echo.Context) error {
 	w.commit() // HEAD and 304 have no body that would have done it
 	response.Status, response.Size, response.Committed = w.status, w.written, true
 	return nil
+}
+
+// source returns what to read the package from.
+func (s *Server) source(content *download.Content) vzip.Source {
+	if s.bucket.Remote() {
+		return &readAhead{Source: content, memory: s.aheadMemory}
+	}
+	return content
 }
 
 func remove(h http.Header, names ...string) {
@@ -124,6 +133,11 @@ func (w *contentWriter) failed() bool { return w.status >= http.StatusBadRequest
 // bytes. A smaller one allows slower clients and costs more calls.
 const chunk = 1 << 20
 
+// copyBuffer is the size of the pieces in which content that is no file is sent.
+const copyBuffer = 256 << 10
+
+var copyBuffers = sync.Pool{New: func() any { return new([copyBuffer]byte) }}
+
 func (w *contentWriter) Write(p []byte) (int, error) {
 	if w.failed() {
 		return len(p), nil
@@ -155,7 +169,13 @@ func (w *contentWriter) ReadFrom(src io.Reader) (int64, error) {
 		limited.N -= n
 		return n, err
 	}
-	// A range of one asset. In chunks, for the deadline to move on.
+	if _, ok := limited.R.(syscall.Conn); !ok {
+		// Not a file: nothing is won by net/http's own copy, in small pieces.
+		buf := copyBuffers.Get().(*[copyBuffer]byte)
+		defer copyBuffers.Put(buf)
+		return io.CopyBuffer(struct{ io.Writer }{w}, src, buf[:])
+	}
+	// A range of a file. In chunks, for the deadline to move on.
 	w.commit()
 	var total int64
 	for limited.N > 0 {

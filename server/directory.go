@@ -197,6 +197,9 @@ func (d *directory) Read(_ context.Context, key string, limit int64) ([]byte, er
 	return data, err
 }
 
+// Remote implements bucket.
+func (*directory) Remote() bool { return false }
+
 // Close implements bucket.
 func (d *directory) Close() error { return d.root.Close() }
 

@@ -28,6 +28,7 @@ import (
 	"github.com/gofrs/flock"
 	"github.com/labstack/echo/v4"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/downlink-go/downlink/gen/apiserver"
 	"github.com/downlink-go/downlink/server/internal/catalog"
@@ -45,10 +46,12 @@ type Server struct {
 	db       *catalog.DB
 	packager *packager.Packager
 	keyring  *download.Keyring
+	keysFile string // what the keyring follows, or empty
 	service  *download.Service
 	handler  http.Handler
 
 	stallTimeout time.Duration
+	aheadMemory  *semaphore.Weighted
 }
 
 // New opens the bucket and the state, wires a server from them, and begins to
@@ -59,13 +62,16 @@ func New(ctx context.Context, config Config) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{config: config, log: config.Log, stallTimeout: config.StallTimeout}
+	s := &Server{
+		config: config, log: config.Log, stallTimeout: config.StallTimeout,
+		aheadMemory: semaphore.NewWeighted(aheadTotal),
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Close(ctx))
 		}
 	}()
-	if s.bucket, err = openBucket(config.Bucket); err != nil {
+	if s.bucket, err = openBucket(ctx, config.Bucket); err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(config.DataDir, 0o700); err != nil {
@@ -74,11 +80,7 @@ func New(ctx context.Context, config Config) (_ *Server, err error) {
 	if err := s.lockDataDir(); err != nil {
 		return nil, err
 	}
-	keys, err := loadSigningKeys(signingKeyFile(config.DataDir), time.Now())
-	if err != nil {
-		return nil, fmt.Errorf("signing keys: %w", err)
-	}
-	if s.keyring, err = download.NewKeyring(keys...); err != nil {
+	if err := s.loadKeyring(); err != nil {
 		return nil, fmt.Errorf("signing keys: %w", err)
 	}
 	prepare := (*catalog.DB).Migrate
@@ -117,6 +119,24 @@ func New(ctx context.Context, config Config) (_ *Server, err error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// loadKeyring takes the signing keys from the configuration or the file.
+func (s *Server) loadKeyring() (err error) {
+	keys := s.config.SigningKeys
+	if len(keys) == 0 {
+		if s.keysFile = s.config.SigningKeysFile; s.keysFile == "" {
+			s.keysFile = signingKeyFile(s.config.DataDir)
+			if err := makeSigningKeys(s.keysFile, time.Now()); err != nil {
+				return err
+			}
+		}
+		if keys, err = loadSigningKeys(s.keysFile); err != nil {
+			return err
+		}
+	}
+	s.keyring, err = download.NewKeyring(keys...)
+	return err
 }
 
 // lockDataDir keeps a second server off the same SQLite database. The lock ends
@@ -197,21 +217,23 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 // followSigningKeys takes over changes of the signing keys' file until the
 // context ends.
 func (s *Server) followSigningKeys(ctx context.Context) {
-	path := signingKeyFile(s.config.DataDir)
-	before, _ := os.Stat(path)
+	if s.keysFile == "" {
+		return
+	}
+	before, _ := os.Stat(s.keysFile)
 	ticker := time.NewTicker(keyPoll)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case now := <-ticker.C:
-			after, err := os.Stat(path)
+		case <-ticker.C:
+			after, err := os.Stat(s.keysFile)
 			if err != nil || before != nil && os.SameFile(before, after) && after.ModTime().Equal(before.ModTime()) {
 				continue
 			}
 			before = after
-			keys, err := loadSigningKeys(path, now)
+			keys, err := loadSigningKeys(s.keysFile)
 			if err == nil {
 				err = s.keyring.Set(keys)
 			}

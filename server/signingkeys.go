@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/downlink-go/downlink/server/internal/download"
 )
@@ -37,14 +38,22 @@ type storedKey struct {
 // signingKeyFile is the path of the signing keys of a data directory.
 func signingKeyFile(dataDir string) string { return filepath.Join(dataDir, keyFile) }
 
-// loadSigningKeys returns the keys in the file, and makes the first one if there
-// is no file.
-func loadSigningKeys(path string, now time.Time) ([]SigningKey, error) {
-	stored, err := readSigningKeys(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		stored = []storedKey{newSigningKey(now)}
-		err = writeSigningKeys(path, stored)
+// ParseSigningKeys reads keys in base64, separated by commas or white space.
+func ParseSigningKeys(s string) ([]SigningKey, error) {
+	var keys []SigningKey
+	for i, field := range strings.FieldsFunc(s, func(r rune) bool { return r == ',' || unicode.IsSpace(r) }) {
+		key, err := base64.StdEncoding.DecodeString(field)
+		if err != nil || len(key) < 32 {
+			return nil, fmt.Errorf("key %d is not 32 or more bytes in base64", i+1)
+		}
+		keys = append(keys, key)
 	}
+	return keys, nil
+}
+
+// loadSigningKeys returns the keys in the file.
+func loadSigningKeys(path string) ([]SigningKey, error) {
+	stored, err := readSigningKeys(path)
 	if err != nil {
 		return nil, err
 	}
@@ -53,6 +62,14 @@ func loadSigningKeys(path string, now time.Time) ([]SigningKey, error) {
 		keys[i] = s.key
 	}
 	return keys, nil
+}
+
+// makeSigningKeys makes the first key if there is no file.
+func makeSigningKeys(path string, now time.Time) error {
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return writeSigningKeys(path, []storedKey{newSigningKey(now)})
 }
 
 // RotateSigningKey puts a new key first in the data directory's file, and drops

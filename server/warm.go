@@ -32,7 +32,7 @@ func Warm(ctx context.Context, config Config, workflowID string, progress func(W
 	if err != nil {
 		return err
 	}
-	b, err := openBucket(config.Bucket)
+	b, err := openBucket(ctx, config.Bucket)
 	if err != nil {
 		return err
 	}

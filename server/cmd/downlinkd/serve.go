@@ -7,12 +7,16 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/downlink-go/downlink/server"
 )
+
+// signingKeysVariable holds keys that are not to be seen on a command line.
+const signingKeysVariable = "DOWNLINK_SIGNING_KEYS"
 
 func newServeCommand() *cobra.Command {
 	var (
@@ -27,9 +31,21 @@ func newServeCommand() *cobra.Command {
 downloads finish for --shutdown-timeout; a second signal ends it at once.
 
 The bucket holds the assets as <workflow>/<job>/inputs/... and outputs/...; it
-is only read. The data directory holds the server's own state.`,
+is only read. The data directory holds the server's own state. A bucket of S3 is
+written s3://name?region=...&prefix=..., with endpoint=https://... and
+use_path_style=true for other stores of its kind; credentials come the way the
+AWS SDK finds them, from AWS_ACCESS_KEY_ID and so on.
+
+Any number of servers can share one PostgreSQL database and one bucket, if they
+have the same signing keys: in a file, or themselves in DOWNLINK_SIGNING_KEYS
+(base64 of 32 bytes, such as openssl rand -base64 32 gives; the first one signs,
+all of them verify).`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			var err error
+			if config.SigningKeys, err = server.ParseSigningKeys(os.Getenv(signingKeysVariable)); err != nil {
+				return fmt.Errorf("%s: %w", signingKeysVariable, err)
+			}
 			// The zero values of these fields stand for their defaults.
 			if config.ReadyWait == 0 {
 				config.ReadyWait = -1
@@ -49,9 +65,10 @@ is only read. The data directory holds the server's own state.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&config.Bucket, "bucket", "", "URL of the store of the assets, such as file:///data (required)")
+	f.StringVar(&config.Bucket, "bucket", "", "URL of the store of the assets, such as file:///data or s3://name (required)")
 	f.StringVar(&listen, "listen", "localhost:8080", "address to listen on; port 0 takes a free one")
 	stateFlags(cmd, &config.DataDir, &config.Database)
+	f.StringVar(&config.SigningKeysFile, "signing-keys-file", "", "file of the keys that sign URLs (default: signing-keys in the data directory)")
 	f.StringVar(&config.PublicURL, "public-url", "", "what signed URLs start with, behind a proxy (default: as each request has it)")
 	f.DurationVar(&config.ReadyWait, "ready-wait", time.Second, "hold a call so long for its package to become ready, 1m at most; 0 for not at all")
 	f.DurationVar(&config.LinkLifetime, "link-lifetime", time.Hour, "shortest life of a signed URL, 168h at most; large packages get longer ones")

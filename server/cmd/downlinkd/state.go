@@ -192,7 +192,7 @@ for. It may run beside the server; what was read is not read again.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&config.Bucket, "bucket", "", "URL of the store of the assets, such as file:///data (required)")
+	f.StringVar(&config.Bucket, "bucket", "", "URL of the store of the assets, such as file:///data or s3://name (required)")
 	f.StringVar(&workflow, "workflow", "", "only the jobs of this workflow")
 	f.BoolVar(&config.SkipSHA256, "skip-sha256", false, "compute CRC-32 alone, which is faster")
 	stateFlags(cmd, &config.DataDir, &config.Database)

@@ -34,9 +34,6 @@ func (c *Content) Open(ctx context.Context, i int, off, n int64) (io.ReadCloser,
 	return r, nil
 }
 
-// NewReader returns a reader of the package for one request.
-func (c *Content) NewReader(ctx context.Context) *vzip.Reader { return c.Layout.NewReader(ctx, c) }
-
 // memoryBytes estimates what the cache holds on to.
 func (c *Content) memoryBytes() int64 {
 	const entry = 320 // an Entry, its checksum, and its strings

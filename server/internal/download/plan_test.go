@@ -325,7 +325,7 @@ func openLayout(t *testing.T, p *Plan, contents map[string]string) *zip.Reader {
 		t.Fatal(err)
 	}
 	content := &Content{Plan: p, Layout: layout, objects: memory{p, contents}}
-	r := content.NewReader(t.Context())
+	r := content.Layout.NewReader(t.Context(), content)
 	defer r.Close()
 	var b bytes.Buffer
 	if _, err := r.CopyN(&b, layout.Size()); err != nil {

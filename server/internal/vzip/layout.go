@@ -251,6 +251,17 @@ func (l *Layout) segments(off, n int64) iter.Seq[segment] {
 	}
 }
 
+// ranges yields what has to come from the source for these bytes of the archive.
+func (l *Layout) ranges(off, n int64) iter.Seq[Range] {
+	return func(yield func(Range) bool) {
+		for s := range l.segments(off, n) {
+			if s.kind == sourceContent && !yield(Range{Entry: s.entry, Off: s.off, N: s.n}) {
+				return
+			}
+		}
+	}
+}
+
 // entryAt returns the index of the first entry that ends after off.
 func (l *Layout) entryAt(off int64) int {
 	return sort.Search(len(l.entries), func(i int) bool {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"sync"
 )
 
@@ -34,6 +35,28 @@ type Source interface {
 	// because while nothing is written the failure can still be reported. If it
 	// changes later, that is an error of Read, or of Close at the latest.
 	Open(ctx context.Context, i int, off, n int64) (io.ReadCloser, error)
+}
+
+// Range is n bytes from off on of the content of an entry, the way [Source.Open]
+// is asked for it.
+type Range struct {
+	Entry  int
+	Off, N int64
+}
+
+// SourceCloser is a [Source] that is closed after use.
+type SourceCloser interface {
+	Source
+	io.Closer
+}
+
+// Announced is a [Source] that gains from knowing what it will be asked for.
+// [Reader.CopyN] announces the ranges that it is about to open.
+type Announced interface {
+	Source
+	// Announce returns the source for one CopyN, which opens these ranges from
+	// it, each once and in this order, unless it ends early. Then it closes it.
+	Announce(ctx context.Context, ranges iter.Seq[Range]) SourceCloser
 }
 
 // SourceError is a failure to get content from a [Source], as opposed to one to
@@ -104,7 +127,13 @@ func (r *Reader) CopyN(w io.Writer, n int64) (int64, error) {
 	defer buffers.Put(array)
 
 	b := batch{w: w, buf: array[:0]}
-	err := r.copyTo(&b, n)
+	source := r.source
+	if announced, ok := source.(Announced); ok {
+		s := announced.Announce(r.ctx, r.layout.ranges(r.offset, n))
+		defer s.Close()
+		source = s
+	}
+	err := r.copyTo(&b, source, n)
 	if ctxErr := r.ctx.Err(); err != nil && ctxErr != nil {
 		err = ctxErr
 	}
@@ -115,7 +144,7 @@ func (r *Reader) CopyN(w io.Writer, n int64) (int64, error) {
 	return b.written, err
 }
 
-func (r *Reader) copyTo(b *batch, n int64) error {
+func (r *Reader) copyTo(b *batch, source Source, n int64) error {
 	for s := range r.layout.segments(r.offset, n) {
 		if err := r.ctx.Err(); err != nil {
 			return err
@@ -128,9 +157,9 @@ func (r *Reader) copyTo(b *batch, n int64) error {
 			b.buf = r.layout.appendHeader(b.buf, s)
 			err = b.makeRoom()
 		case s.n < smallContent:
-			err = r.copySmall(b, s)
+			err = r.copySmall(b, source, s)
 		default:
-			err = r.copyLarge(b, s)
+			err = r.copyLarge(b, source, s)
 		}
 		if err != nil {
 			return err
@@ -140,8 +169,8 @@ func (r *Reader) copyTo(b *batch, n int64) error {
 }
 
 // copySmall reads content into the buffer, for which there is room.
-func (r *Reader) copySmall(b *batch, s segment) error {
-	rc, err := r.source.Open(r.ctx, s.entry, s.off, s.n)
+func (r *Reader) copySmall(b *batch, source Source, s segment) error {
+	rc, err := source.Open(r.ctx, s.entry, s.off, s.n)
 	if err != nil {
 		return r.sourceError(s, err)
 	}
@@ -158,8 +187,8 @@ func (r *Reader) copySmall(b *batch, s segment) error {
 }
 
 // copyLarge opens content before it writes out the buffer, and then copies it.
-func (r *Reader) copyLarge(b *batch, s segment) error {
-	rc, err := r.source.Open(r.ctx, s.entry, s.off, s.n)
+func (r *Reader) copyLarge(b *batch, source Source, s segment) error {
+	rc, err := source.Open(r.ctx, s.entry, s.off, s.n)
 	if err != nil {
 		return r.sourceError(s, err)
 	}
