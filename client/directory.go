@@ -7,6 +7,7 @@ import (
 	"compress/flate"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -400,7 +401,7 @@ func (e *entry) agrees(fixed, extra []byte, n int64) bool {
 
 // noEOF is for where more must come.
 func noEOF(err error) error {
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
 	}
 	return err
@@ -449,7 +450,7 @@ func (c *contentReader) Read(p []byte) (int, error) {
 		err = c.packed.err
 	case c.sums.size > c.entry.size:
 		n, err = 0, c.sums.check(c.entry)
-	case err == io.EOF:
+	case errors.Is(err, io.EOF):
 		err = cmp.Or(c.sums.check(c.entry), io.EOF)
 	case err != nil:
 		err = Problem{Name: c.entry.name, Reason: "cannot be unpacked"}

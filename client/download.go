@@ -86,7 +86,8 @@ func (d Download) LogValue() slog.Value {
 const maxAnswer = 1 << 20
 
 // DownloadJob calls the API once: it asks for the package of a job and returns
-// its state. It may be repeated freely. An error of the API is an [*APIError].
+// its state. It may be repeated freely. An error of the API is an [*APIError], and
+// [ErrUnreachable] is in that of a call without an answer.
 func (c *Client) DownloadJob(ctx context.Context, workflowID, jobID string) (*Download, error) {
 	return c.downloadJob(ctx, workflowID, jobID, 0)
 }
@@ -108,12 +109,12 @@ func (c *Client) downloadJob(ctx context.Context, workflowID, jobID string, wait
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		return nil, fmt.Errorf("call the API: %w", withoutURL(err))
+		return nil, fmt.Errorf("%w: %w", ErrUnreachable, withoutURL(err))
 	}
 	defer response.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
 	if err != nil {
-		return nil, fmt.Errorf("read the answer of the API: %w", withoutURL(err))
+		return nil, fmt.Errorf("%w: read its answer: %w", ErrUnreachable, withoutURL(err))
 	}
 	c.log.DebugContext(ctx, "called the API", slog.Int("status", response.StatusCode), slog.String("request_id", response.Header.Get("X-Request-Id")))
 	if response.StatusCode != http.StatusOK {

@@ -10,6 +10,9 @@ import (
 	"time"
 )
 
+// ErrUnreachable is in the error of a call to the API that got no answer.
+var ErrUnreachable = errors.New("the API cannot be reached")
+
 // APIError is an error that the API answered with.
 type APIError struct {
 	// StatusCode is that of HTTP.

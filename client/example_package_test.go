@@ -84,7 +84,7 @@ func ExampleClient_Extract() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	for range 2 {
 		r, err := c.Extract(context.Background(), "W1", "J1", dir, client.WithInclude("outputs/**/*.tif"))
 		if err != nil {

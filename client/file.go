@@ -75,7 +75,7 @@ func (f *openFile) Read(p []byte) (int, error) {
 		}
 	}
 	n, err := f.content.Read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = f.fail("read", err)
 	}
 	return n, err
@@ -152,7 +152,7 @@ func (f *storedFile) move() error {
 	if f.content != nil && f.at < f.pos && f.pos-f.at <= maxSkip {
 		n, err := io.CopyN(io.Discard, f.content, f.pos-f.at)
 		f.at += n
-		if err != nil && err != io.EOF {
+		if err != nil && !errors.Is(err, io.EOF) {
 			return err
 		}
 	}

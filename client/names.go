@@ -47,7 +47,7 @@ func reservedOnWindows(element string) bool {
 	}
 	for _, device := range []string{"COM", "LPT"} {
 		if number, ok := strings.CutPrefix(base, device); ok && len([]rune(number)) == 1 {
-			return strings.Contains("0123456789¹²³", number)
+			return strings.ContainsAny(number, "0123456789¹²³")
 		}
 	}
 	return false

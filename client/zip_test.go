@@ -41,7 +41,7 @@ func storedZip(t testing.TB, files ...testFile) []byte {
 	for _, f := range files {
 		h := &zip.FileHeader{Name: f.name, Method: zip.Store, CRC32: crc32.ChecksumIEEE(f.data)}
 		h.UncompressedSize64, h.CompressedSize64 = uint64(len(f.data)), uint64(len(f.data))
-		h.ModifiedDate, h.ModifiedTime = dosDateTime(testTime)
+		h.ModifiedDate, h.ModifiedTime = dosDateTime(testTime) //nolint:staticcheck // CreateRaw looks at no other
 		if f.change != nil {
 			f.change(h)
 		}

@@ -21,6 +21,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -550,6 +551,43 @@ func TestS3PinnedReads(t *testing.T) {
 	}
 }
 
+// TestS3ReadsAhead: small assets are read many at once, and no more than the
+// range that was asked for.
+func TestS3ReadsAhead(t *testing.T) {
+	t.Parallel()
+	s := newS3Store(t)
+	job := map[string]string{}
+	for i := range 60 {
+		job[fmt.Sprintf("W1/J1/outputs/%02d", i)] = strings.Repeat("a", 1000)
+	}
+	s.Write(job)
+	d := deploy(t, on(s))
+	path, _ := d.ready("W1", "J1")
+	s.Requests()
+	if a := d.get(path, "Range", "bytes=-60000"); a.StatusCode != http.StatusPartialContent {
+		t.Errorf("status %d", a.StatusCode)
+	}
+	if n := reads(s.Requests()); n == 0 || n >= 60 {
+		t.Errorf("%d reads for a part of the package", n)
+	}
+	// None is answered before eight are asked for.
+	var waiting atomic.Int32
+	eight := make(chan struct{})
+	s.Fault(func(_ http.ResponseWriter, r *http.Request) bool {
+		if waiting.Add(1) == 8 {
+			close(eight)
+		}
+		select {
+		case <-eight:
+		case <-r.Context().Done():
+		}
+		return false
+	})
+	if a := d.get(path); a.StatusCode != http.StatusOK || int64(len(a.body)) != a.ContentLength {
+		t.Errorf("status %d, %d bytes of %d", a.StatusCode, len(a.body), a.ContentLength)
+	}
+}
+
 // TestS3IgnoresConditions: a store that does not know If-Match or Range is found
 // out by what it answers.
 func TestS3IgnoresConditions(t *testing.T) {
@@ -607,7 +645,7 @@ func TestS3Faults(t *testing.T) {
 			s.Write(smallJob)
 			d := deploy(t, on(s))
 			path, _ := d.ready("W1", "J1")
-			s.Fault(func(w http.ResponseWriter, r *http.Request) bool {
+			s.Fault(func(w http.ResponseWriter, _ *http.Request) bool {
 				s3Fault(w, tt.status, tt.code)
 				return true
 			})

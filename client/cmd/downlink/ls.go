@@ -90,9 +90,16 @@ func (a *app) list(p *client.Package, folder string, long bool) error {
 		return noFolder(folder)
 	}
 	if long && !a.json {
-		fmt.Fprintf(t, "%d\t\t\t  %d files\n", bytes, files)
+		fmt.Fprintf(t, "%d\t\t\t  %s\n", bytes, count(files))
 	}
 	return t.Flush()
+}
+
+func count(files int64) string {
+	if files == 1 {
+		return "1 file"
+	}
+	return fmt.Sprintf("%d files", files)
 }
 
 func noFolder(folder string) error {
@@ -140,7 +147,7 @@ func (a *app) listTree(p *client.Package, folder string) error {
 		if name == "." {
 			indent = ""
 		}
-		fmt.Fprintf(t, "%d\t%d files\t  %s%s/\n", n.bytes, n.files, indent, path.Base(name))
+		fmt.Fprintf(t, "%d\t%s\t  %s%s/\n", n.bytes, count(n.files), indent, path.Base(name))
 	}
 	return t.Flush()
 }

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/signal"
@@ -173,8 +172,10 @@ func exitCode(ctx context.Context, err error) int {
 		}
 		return exitFailure
 	}
-	if _, ok := errors.AsType[net.Error](err); ok || errors.Is(err, client.ErrTransfer) || errors.Is(err, client.ErrChanged) {
-		return exitNetwork
+	for _, network := range []error{client.ErrUnreachable, client.ErrTransfer, client.ErrChanged} {
+		if errors.Is(err, network) {
+			return exitNetwork
+		}
 	}
 	return exitFailure
 }

@@ -39,7 +39,7 @@ For a folder to which only some files were extracted, name the same ones with
 				return err
 			}
 			return a.result(map[string]any{"path": path, "files": r.Files, "bytes": r.Bytes},
-				fmt.Sprintf("%s: %d files are right", path, r.Files))
+				fmt.Sprintf("%s: right, with %s", path, count(int64(r.Files))))
 		}),
 	}
 	cmd.Flags().StringArrayVar(&include, "include", nil, "only the files that match; may be repeated")

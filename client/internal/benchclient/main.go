@@ -59,7 +59,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 		if err != nil {
 			return err
 		}
-		defer os.RemoveAll(temp)
+		defer func() { _ = os.RemoveAll(temp) }() // of this run alone
 		*dir = temp
 	}
 	b := &bench{dir: *dir, stdout: stdout, downlink: filepath.Join(*dir, "downlink")}
@@ -262,7 +262,7 @@ func writePackage(name string, files int, size int64, sha bool) error {
 	z := zip.NewWriter(buffered)
 	add := func(path string, crc uint32, n int64, content io.Reader) error {
 		w, err := z.CreateRaw(&zip.FileHeader{
-			Name: path, Method: zip.Store, CRC32: crc, ModifiedDate: 0x5c21,
+			Name: path, Method: zip.Store, CRC32: crc, ModifiedDate: 0x5c21, //nolint:staticcheck // CreateRaw looks at no other
 			CompressedSize64: uint64(n), UncompressedSize64: uint64(n),
 		})
 		if err != nil {
