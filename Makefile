@@ -5,14 +5,15 @@ BIN       := bin
 FUZZTIME  ?= 10s
 BENCHTIME ?= 1s
 COUNT     ?= 1
+SIZE      ?= 4
 LINT      := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 FUZZ      := $(CURDIR)/.ci/fuzz
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test race verify generate lint fuzz bench services
+.PHONY: help build demo test race verify generate lint fuzz bench bench-client services
 
 help: ## list the commands
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-13s %s\n", $$1, $$2}'
 
 build: ## build both commands into bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags=-s -o $(BIN)/ ./client/cmd/downlink ./server/cmd/downlinkd
@@ -41,6 +42,9 @@ fuzz: ## run every fuzz target for FUZZTIME (default 10s)
 
 bench: ## run the benchmarks, in benchstat's format (BENCHTIME, COUNT)
 	$(GO) test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) -count $(COUNT) ./...
+
+bench-client: ## compare "downlink get" with curl on a package of 4 GB (SIZE, in GB)
+	$(GO) run ./client/internal/benchclient -size $(SIZE)
 
 services: ## start a throwaway PostgreSQL and S3 server for the tests and print how to reach and stop them
 	@server/testdata/services.sh start
