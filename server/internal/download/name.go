@@ -1,7 +1,6 @@
 package download
 
 import (
-	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -15,8 +14,8 @@ import (
 func (a *Asset) natural() string { return a.Role.Dir() + "/" + a.Path }
 
 // name gives every entry a name that is safe to extract on any system and
-// unique there, also where case does not count, and sorts the entries by it. It
-// depends on the set of paths alone. The entries are sorted by role and path.
+// unique there, also where case does not count. It depends on the set of paths
+// alone. The entries are sorted by role and path.
 func (p *Plan) name() {
 	n := namer{taken: make(map[string]bool, len(p.Entries)), folders: make(map[string]bool)}
 	changed := make([]bool, len(p.Entries))
@@ -37,10 +36,6 @@ func (p *Plan) name() {
 	}
 	for _, e := range others {
 		e.Name = n.claimSimilar(e.Name)
-	}
-	byName := func(a, b Entry) int { return strings.Compare(a.Name, b.Name) }
-	if !slices.IsSortedFunc(p.Entries, byName) {
-		slices.SortFunc(p.Entries, byName)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"hash"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -47,9 +48,17 @@ func NewPlan(workflowID, jobID string, assets []Asset) *Plan {
 	for i, a := range assets {
 		p.Entries[i] = Entry{Asset: a}
 	}
-	sum := p.fingerprint()
-	p.ID = uuid.NewSHA1(namespace, sum[:])
+	// Both take a while for large jobs, and touch different things.
+	var sum [sha256.Size]byte
+	var fingerprint sync.WaitGroup
+	fingerprint.Go(func() { sum = p.fingerprint() })
 	p.name()
+	fingerprint.Wait()
+	p.ID = uuid.NewSHA1(namespace, sum[:])
+	byName := func(a, b Entry) int { return strings.Compare(a.Name, b.Name) }
+	if !slices.IsSortedFunc(p.Entries, byName) {
+		slices.SortFunc(p.Entries, byName)
+	}
 	return p
 }
 
