@@ -47,6 +47,15 @@ type Config struct {
 	// PublicURL is the scheme, host and optional path that signed URLs start
 	// with, for servers behind a proxy. Defaults to what each request came for.
 	PublicURL string
+	// TLSCert and TLSKey are files in PEM: the certificate with those that lead
+	// to its root, and its private key. With them Serve speaks HTTPS, TLS 1.2 or
+	// later and HTTP/2 included. A change of them is taken over within seconds; a
+	// pair that does not fit is logged, and the old one kept. Default to plain
+	// HTTP.
+	TLSCert, TLSKey string
+	// CORSOrigins are the origins, such as https://maps.example.com, whose pages
+	// may use the server from a browser; * stands for all. Defaults to none.
+	CORSOrigins []string
 	// ReadyWait is how long a call is held for its package to become ready
 	// where it does not say itself. Negative means not at all. Defaults to 1
 	// second.
@@ -122,6 +131,13 @@ func (c Config) withDefaults() (Config, error) {
 			return c, fmt.Errorf("public URL %q: want http or https, a host and at most a path", c.PublicURL)
 		}
 		c.PublicURL = strings.TrimRight(c.PublicURL, "/")
+	}
+	if (c.TLSCert == "") != (c.TLSKey == "") {
+		return c, errors.New("TLS: the certificate and its key belong together; give both or neither")
+	}
+	var err error
+	if c.CORSOrigins, err = checkOrigins(c.CORSOrigins); err != nil {
+		return c, err
 	}
 	for _, f := range []struct {
 		name  string

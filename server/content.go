@@ -48,7 +48,6 @@ func (s *Server) serveContent(c echo.Context) error {
 	header.Set("Content-Disposition", `attachment; filename="`+c.Param("filename")+`"`)
 	header.Set("ETag", `"`+hex.EncodeToString(digest[:])+`"`)
 	header.Set("Cache-Control", "private, no-transform")
-	header.Set("X-Content-Type-Options", "nosniff")
 
 	reader := &packageReader{reader: content.Layout.NewReader(ctx, s.source(content))}
 	defer reader.Close()

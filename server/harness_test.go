@@ -84,6 +84,9 @@ func (d *deployment) start() {
 		d.t.Fatal(err)
 	}
 	d.URL = "http://" + l.Addr().String()
+	if d.Config.TLSCert != "" {
+		d.URL = "https://" + l.Addr().String()
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	d.stop, d.done = cancel, make(chan error, 1)
 	go func() { d.done <- errors.Join(s.Serve(ctx, l), s.Close(context.Background())) }()

@@ -12,6 +12,13 @@
 //
 // Programs with a job database of their own set [Config.Catalog]; the assets are
 // still objects of the bucket.
+//
+// # Limits and failure
+//
+// TLS: a certificate that cannot be read keeps a server from starting; once it
+// runs, a broken new one is logged and the old one kept. A download whose client
+// takes nothing for [Config.StallTimeout] is cut, over HTTP/2 too: there its
+// stream is, and its connection when that takes nothing either.
 package server
 
 import (
@@ -46,7 +53,8 @@ type Server struct {
 	db       *catalog.DB
 	packager *packager.Packager
 	keyring  *download.Keyring
-	keysFile string // what the keyring follows, or empty
+	keysFile *followed    // what the keyring follows, or nil
+	tls      *certificate // nil for plain HTTP
 	service  *download.Service
 	handler  http.Handler
 
@@ -71,6 +79,11 @@ func New(ctx context.Context, config Config) (_ *Server, err error) {
 			err = errors.Join(err, s.Close(ctx))
 		}
 	}()
+	if config.TLSCert != "" {
+		if s.tls, err = openCertificate(config.TLSCert, config.TLSKey, s.log); err != nil {
+			return nil, err
+		}
+	}
 	if s.bucket, err = openBucket(ctx, config.Bucket); err != nil {
 		return nil, err
 	}
@@ -125,13 +138,15 @@ func New(ctx context.Context, config Config) (_ *Server, err error) {
 func (s *Server) loadKeyring() (err error) {
 	keys := s.config.SigningKeys
 	if len(keys) == 0 {
-		if s.keysFile = s.config.SigningKeysFile; s.keysFile == "" {
-			s.keysFile = signingKeyFile(s.config.DataDir)
-			if err := makeSigningKeys(s.keysFile, time.Now()); err != nil {
+		path := s.config.SigningKeysFile
+		if path == "" {
+			path = signingKeyFile(s.config.DataDir)
+			if err := makeSigningKeys(path, time.Now()); err != nil {
 				return err
 			}
 		}
-		if keys, err = loadSigningKeys(s.keysFile); err != nil {
+		s.keysFile = follow(path)
+		if keys, err = loadSigningKeys(path); err != nil {
 			return err
 		}
 	}
@@ -161,7 +176,7 @@ func (s *Server) lockDataDir() error {
 func (s *Server) routes() http.Handler {
 	e := echo.New()
 	e.HTTPErrorHandler = s.handleError
-	e.Use(s.observe)
+	e.Use(secureHeaders, s.observe, allowOrigins(s.config.CORSOrigins))
 	h := &handler{service: s.service, readyWait: max(s.config.ReadyWait, 0), publicURL: s.config.PublicURL}
 	apiserver.RegisterHandlersWithOptions(e, apiserver.NewStrictHandler(h, nil), apiserver.RegisterHandlersOptions{
 		OperationMiddlewares: map[string][]echo.MiddlewareFunc{"downloadJob": {s.authenticate, joinPrefer}},
@@ -176,7 +191,8 @@ func (s *Server) routes() http.Handler {
 // may be held, and downloads extend it as they go.
 func (s *Server) Handler() http.Handler { return s.handler }
 
-// Serve answers on the listener until the context ends. Then it stops accepting,
+// Serve answers on the listener, over TLS if the configuration has a
+// certificate, until the context ends. Then it stops accepting,
 // lets running requests finish for the shutdown timeout, cuts the rest and
 // returns nil. It closes the listener.
 func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
@@ -189,17 +205,30 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 		// Requests outlive ctx until the shutdown timeout.
 		BaseContext: func(net.Listener) context.Context { return context.WithoutCancel(ctx) },
 	}
+	serve := hs.Serve
+	if s.tls != nil {
+		s.tls.secure(hs, s.stallTimeout)
+		serve = func(l net.Listener) error { return hs.ServeTLS(l, "", "") }
+	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		if err := hs.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		if err := serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			return err
 		}
 		return nil
 	})
-	g.Go(func() error {
-		s.followSigningKeys(gctx)
-		return nil
-	})
+	if s.keysFile != nil {
+		g.Go(func() error {
+			s.keysFile.run(gctx, s.reloadKeyring)
+			return nil
+		})
+	}
+	if s.tls != nil {
+		g.Go(func() error {
+			s.tls.files.run(gctx, func() { s.tls.reload(s.log) })
+			return nil
+		})
+	}
 	g.Go(func() error {
 		<-gctx.Done()
 		s.log.Info("stopping", slog.Duration("at_most", s.config.ShutdownTimeout))
@@ -214,40 +243,18 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	return g.Wait()
 }
 
-// followSigningKeys takes over changes of the signing keys' file until the
-// context ends.
-func (s *Server) followSigningKeys(ctx context.Context) {
-	if s.keysFile == "" {
+// reloadKeyring takes over a change of the signing keys' file.
+func (s *Server) reloadKeyring() {
+	keys, err := loadSigningKeys(s.keysFile.paths[0])
+	if err == nil {
+		err = s.keyring.Set(keys)
+	}
+	if err != nil {
+		s.log.Error("signing keys not reloaded", slog.Any("error", err))
 		return
 	}
-	before, _ := os.Stat(s.keysFile)
-	ticker := time.NewTicker(keyPoll)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-			after, err := os.Stat(s.keysFile)
-			if err != nil || before != nil && os.SameFile(before, after) && after.ModTime().Equal(before.ModTime()) {
-				continue
-			}
-			before = after
-			keys, err := loadSigningKeys(s.keysFile)
-			if err == nil {
-				err = s.keyring.Set(keys)
-			}
-			if err != nil {
-				s.log.Error("signing keys not reloaded", slog.Any("error", err))
-				continue
-			}
-			s.log.Info("signing keys reloaded", slog.Int("keys", len(keys)))
-		}
-	}
+	s.log.Info("signing keys reloaded", slog.Int("keys", len(keys)))
 }
-
-// keyPoll is how often the signing keys' file is looked at.
-const keyPoll = 2 * time.Second
 
 // Close ends the work on packages and releases what the server holds. Call it
 // after Serve has returned. Packages that are being prepared may finish for the

@@ -33,6 +33,11 @@ func TestBadConfiguration(t *testing.T) {
 		"public URL, query": {func(c *server.Config) { c.PublicURL = "https://h/?x=1" }, "public URL"},
 		"link lifetime":     {func(c *server.Config) { c.LinkLifetime = 8 * 24 * time.Hour }, "link lifetime"},
 		"negative":          {func(c *server.Config) { c.StallTimeout = -1 }, "stall timeout"},
+		"half of TLS":       {func(c *server.Config) { c.TLSCert = file }, "give both or neither"},
+		"TLS not PEM":       {func(c *server.Config) { c.TLSCert, c.TLSKey = file, file }, "failed to find any PEM data"},
+		"TLS missing":       {func(c *server.Config) { c.TLSCert, c.TLSKey = "/does/not/exist", file }, "/does/not/exist"},
+		"CORS origin":       {func(c *server.Config) { c.CORSOrigins = []string{"maps.example.com"} }, "CORS origin"},
+		"CORS origin, path": {func(c *server.Config) { c.CORSOrigins = []string{"*", "https://h/"} }, "CORS origin"},
 		"ready wait":        {func(c *server.Config) { c.ReadyWait = time.Hour }, "ready wait"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -69,6 +69,7 @@ all of them verify).`,
 	f.StringVar(&listen, "listen", "localhost:8080", "address to listen on; port 0 takes a free one")
 	stateFlags(cmd, &config.DataDir, &config.Database)
 	f.StringVar(&config.SigningKeysFile, "signing-keys-file", "", "file of the keys that sign URLs (default: signing-keys in the data directory)")
+	hardeningFlags(f, &config)
 	f.StringVar(&config.PublicURL, "public-url", "", "what signed URLs start with, behind a proxy (default: as each request has it)")
 	f.DurationVar(&config.ReadyWait, "ready-wait", time.Second, "hold a call so long for its package to become ready, 1m at most; 0 for not at all")
 	f.DurationVar(&config.LinkLifetime, "link-lifetime", time.Hour, "shortest life of a signed URL, 168h at most; large packages get longer ones")
@@ -97,6 +98,10 @@ func serve(ctx context.Context, config server.Config, listen string, stdout io.W
 	if err != nil {
 		return fmt.Errorf("%w; choose another address with --listen", err)
 	}
-	fmt.Fprintf(stdout, "listening on http://%s\n", listener.Addr())
+	scheme := "http"
+	if config.TLSCert != "" {
+		scheme = "https"
+	}
+	fmt.Fprintf(stdout, "listening on %s://%s\n", scheme, listener.Addr())
 	return s.Serve(ctx, listener)
 }
