@@ -3,9 +3,9 @@ package server_test
 import (
 	"bytes"
 	"net/http"
-	"reflect"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strconv"
 	"strings"
 	"testing"

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"errors"
 	"strings"
 
 	"github.com/labstack/echo/v4"
@@ -19,8 +20,11 @@ func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 			return errKeyMissing
 		}
 		ctx := c.Request().Context()
-		identity, err := s.db.Authenticate(ctx, catalog.APIKey(key))
-		if err != nil {
+		var identity catalog.Identity
+		if err := s.failures.guard(c, key, func() (err error) {
+			identity, err = s.db.Authenticate(ctx, catalog.APIKey(key))
+			return err
+		}); err != nil {
 			return err
 		}
 		info := requestInfo(ctx)
@@ -32,6 +36,11 @@ func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 var errKeyMissing = &download.Error{
 	Code:    download.Unauthenticated,
 	Message: "an API key is required in the Authorization header",
+}
+
+func isUnauthenticated(err error) bool {
+	e, ok := errors.AsType[*download.Error](err)
+	return ok && e.Code == download.Unauthenticated
 }
 
 // presentedKey takes the API key from the values of Authorization: the key

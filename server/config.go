@@ -56,6 +56,14 @@ type Config struct {
 	// CORSOrigins are the origins, such as https://maps.example.com, whose pages
 	// may use the server from a browser; * stands for all. Defaults to none.
 	CORSOrigins []string
+	// TrustedProxies are addresses and networks, such as 10.0.0.0/8, of proxies in
+	// front of the server. What they say in X-Forwarded-For, X-Forwarded-Proto
+	// and X-Forwarded-Host is taken for the client's address, in the access log
+	// and in the limits, and for what signed URLs start with. Nobody else's word
+	// is. Defaults to none.
+	TrustedProxies []string
+	// Limits bound what clients can make the server do.
+	Limits Limits
 	// ReadyWait is how long a call is held for its package to become ready
 	// where it does not say itself. Negative means not at all. Defaults to 1
 	// second.
@@ -137,6 +145,12 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	var err error
 	if c.CORSOrigins, err = checkOrigins(c.CORSOrigins); err != nil {
+		return c, err
+	}
+	if _, err = parseProxies(c.TrustedProxies); err != nil {
+		return c, err
+	}
+	if c.Limits, err = c.Limits.withDefaults(); err != nil {
 		return c, err
 	}
 	for _, f := range []struct {

@@ -31,11 +31,21 @@ func contentPath(token, filename string) string { return "/packages/" + token + 
 // whole one.
 func (s *Server) serveContent(c echo.Context) error {
 	ctx := c.Request().Context()
-	content, err := s.service.Content(ctx, c.Param("token"), c.Param("filename"))
+	link, err := s.service.Link(c.Param("token"), c.Param("filename"))
 	if err != nil {
 		return err
 	}
 	info := requestInfo(ctx)
+	info.keyID = link.KeyID
+	release, err := s.slots.take(c.Response().Header(), link.KeyID)
+	if err != nil {
+		return err
+	}
+	defer release()
+	content, err := s.service.Content(ctx, link)
+	if err != nil {
+		return err
+	}
 	info.workflowID, info.jobID, info.packageID = content.Plan.WorkflowID, content.Plan.JobID, content.Plan.ID.String()
 
 	// Echo's Response hides the ReadFrom of net/http's own writer, without

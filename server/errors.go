@@ -16,6 +16,9 @@ import (
 // retryAfter is what 429 and 503 ask callers to wait, in seconds.
 const retryAfter = 10
 
+// rateLimited is the code for callers that ask for too much at a time.
+const rateLimited download.Code = "rate_limited"
+
 // The codes that only the content route has; it is not part of the contract.
 const (
 	rangeNotSatisfiable download.Code = "range_not_satisfiable"
@@ -30,6 +33,7 @@ var statuses = map[download.Code]int{
 	download.PackageTooLarge:  http.StatusBadRequest,
 	download.Unauthenticated:  http.StatusUnauthorized,
 	download.PermissionDenied: http.StatusForbidden,
+	rateLimited:               http.StatusTooManyRequests,
 	download.Unavailable:      http.StatusServiceUnavailable,
 	download.LinkInvalid:      http.StatusForbidden,
 	download.LinkExpired:      http.StatusGone,
@@ -53,7 +57,9 @@ func (s *Server) handleError(err error, c echo.Context) {
 	case http.StatusUnauthorized:
 		header.Set("WWW-Authenticate", `Bearer realm="downlink"`)
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
-		header.Set("Retry-After", strconv.Itoa(retryAfter))
+		if header.Get("Retry-After") == "" {
+			header.Set("Retry-After", strconv.Itoa(retryAfter))
+		}
 	}
 	if c.Request().Method == http.MethodHead {
 		_ = c.NoContent(status)

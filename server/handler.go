@@ -37,6 +37,7 @@ func (h *handler) DownloadJob(ctx context.Context, r apiserver.DownloadJobReques
 	}
 	d, err := h.service.Download(ctx, download.Request{
 		OrganizationID: info.organizationID,
+		KeyID:          info.keyID,
 		WorkflowID:     r.WorkflowID,
 		JobID:          r.JobID,
 		Wait:           wait,

@@ -54,6 +54,8 @@ func deploy(t testing.TB, change ...func(*server.Config)) *deployment {
 		Log:     slog.New(slog.NewTextHandler(d.Log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		// Tests say themselves when they want not to wait.
 		ReadyWait: 30 * time.Second,
+		// They also ask faster than clients may.
+		Limits: server.Limits{RequestsPerMinute: -1},
 	}
 	for _, f := range change {
 		f(&d.Config)

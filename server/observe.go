@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"runtime/debug"
 	"time"
 
@@ -19,6 +20,8 @@ import (
 type info struct {
 	requestID      string
 	origin         string // scheme and host that the client used
+	client         netip.Addr
+	remote         string // the client's address, for the log
 	organizationID string
 	keyID          string
 	workflowID     string
@@ -44,10 +47,18 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		start := time.Now()
 		r := c.Request()
-		i := &info{requestID: newRequestID(), origin: origin(r)}
+		client, forwarded := s.proxies.client(r)
+		i := &info{requestID: newRequestID(), origin: s.proxies.origin(r), client: client, remote: r.RemoteAddr}
+		if forwarded {
+			i.remote = client.String()
+		}
 		c.SetRequest(r.WithContext(context.WithValue(r.Context(), infoKey{}, i)))
 		c.Response().Header().Set("X-Request-Id", i.requestID)
 		defer s.logAccess(c, i, start)
+		if r.ContentLength != 0 {
+			// Nothing reads the body, but net/http waits for the end of it.
+			_ = http.NewResponseController(c.Response()).SetReadDeadline(start.Add(s.config.Limits.HeaderTimeout))
+		}
 		if err := s.protect(c, next); err != nil {
 			c.Error(err)
 		}
@@ -67,8 +78,8 @@ func (s *Server) protect(c echo.Context, next echo.HandlerFunc) (err error) {
 			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
 		}
 	}()
-	if headerSize(c.Request()) > maxHeader {
-		return errHeaderTooLarge
+	if limit := s.config.Limits.HeaderBytes; headerSize(c.Request()) > limit {
+		return headerTooLarge(limit)
 	}
 	return next(c)
 }
@@ -82,7 +93,7 @@ func (s *Server) logAccess(c echo.Context, i *info, start time.Time) {
 		slog.Int("status", w.Status),
 		slog.Int64("bytes", w.Size),
 		slog.Duration("duration", time.Since(start)),
-		slog.String("remote", r.RemoteAddr),
+		slog.String("remote", i.remote),
 	}
 	for _, a := range []struct{ key, value string }{
 		{"organization_id", i.organizationID}, {"key_id", i.keyID},
@@ -102,22 +113,17 @@ func newRequestID() string {
 	return hex.EncodeToString(b[:])
 }
 
-func origin(r *http.Request) string {
-	if r.TLS != nil {
-		return "https://" + r.Host
+// headerTooLarge is the error for a request line and header above the limit.
+// Above four times as much net/http itself closes the connection.
+func headerTooLarge(limit int) error {
+	return &download.Error{
+		Code:    download.InvalidParameter,
+		Message: "the request header is too large",
+		Details: []download.Detail{{
+			Field: "header", Limit: int64(limit),
+			Message: fmt.Sprintf("at most %d bytes, the URL included", limit),
+		}},
 	}
-	return "http://" + r.Host
-}
-
-// maxHeader bounds the request line and the header together. Above it the
-// answer is an error of the contract; net/http itself closes the connection at
-// http.DefaultMaxHeaderBytes.
-const maxHeader = 16 << 10
-
-var errHeaderTooLarge = &download.Error{
-	Code:    download.InvalidParameter,
-	Message: "the request header is too large",
-	Details: []download.Detail{{Field: "header", Limit: maxHeader, Message: "at most 16 KiB, the URL included"}},
 }
 
 func headerSize(r *http.Request) int {

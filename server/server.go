@@ -15,6 +15,13 @@
 //
 // # Limits and failure
 //
+// [Limits] has what clients can make a server do at a time. Too large a header is
+// 400, too many calls or downloads with one API key are 429, too many downloads
+// of all clients 503, the last two with Retry-After; too many connections wait
+// to be accepted. Downloads need no API key, but a signed URL tells which key it
+// was made for, and counts for that. Calls with invalid API keys are throttled by
+// address. What is counted is bounded in memory: 50,000 keys and addresses.
+//
 // TLS: a certificate that cannot be read keeps a server from starting; once it
 // runs, a broken new one is logged and the old one kept. A download whose client
 // takes nothing for [Config.StallTimeout] is cut, over HTTP/2 too: there its
@@ -58,6 +65,10 @@ type Server struct {
 	service  *download.Service
 	handler  http.Handler
 
+	proxies      proxies
+	requests     *buckets[string] // calls by API key, or nil for any number
+	failures     *failures        // or nil for any number
+	slots        slots
 	stallTimeout time.Duration
 	aheadMemory  *semaphore.Weighted
 }
@@ -73,6 +84,12 @@ func New(ctx context.Context, config Config) (_ *Server, err error) {
 	s := &Server{
 		config: config, log: config.Log, stallTimeout: config.StallTimeout,
 		aheadMemory: semaphore.NewWeighted(aheadTotal),
+		requests:    newBuckets[string](config.Limits.RequestsPerMinute, 50_000),
+		failures:    newFailures(config.Limits.FailuresPerMinute),
+		slots:       slots{most: config.Limits.Downloads, mostPerKey: config.Limits.DownloadsPerKey, perKey: map[string]int{}},
+	}
+	if s.proxies, err = parseProxies(config.TrustedProxies); err != nil {
+		return nil, err
 	}
 	defer func() {
 		if err != nil {
@@ -179,7 +196,7 @@ func (s *Server) routes() http.Handler {
 	e.Use(secureHeaders, s.observe, allowOrigins(s.config.CORSOrigins))
 	h := &handler{service: s.service, readyWait: max(s.config.ReadyWait, 0), publicURL: s.config.PublicURL}
 	apiserver.RegisterHandlersWithOptions(e, apiserver.NewStrictHandler(h, nil), apiserver.RegisterHandlersOptions{
-		OperationMiddlewares: map[string][]echo.MiddlewareFunc{"downloadJob": {s.authenticate, joinPrefer}},
+		OperationMiddlewares: map[string][]echo.MiddlewareFunc{"downloadJob": {s.authenticate, s.throttle, joinPrefer}},
 	})
 	e.GET(contentRoute, s.serveContent)
 	e.HEAD(contentRoute, s.serveContent)
@@ -198,12 +215,16 @@ func (s *Server) Handler() http.Handler { return s.handler }
 func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	hs := &http.Server{
 		Handler:           s.handler,
-		ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    4 * s.config.Limits.HeaderBytes,
+		ReadHeaderTimeout: s.config.Limits.HeaderTimeout,
+		IdleTimeout:       s.config.Limits.IdleTimeout,
 		WriteTimeout:      2 * maxWait,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 		// Requests outlive ctx until the shutdown timeout.
 		BaseContext: func(net.Listener) context.Context { return context.WithoutCancel(ctx) },
+	}
+	if n := s.config.Limits.Connections; n >= 0 {
+		listener = limitListener(listener, n)
 	}
 	serve := hs.Serve
 	if s.tls != nil {

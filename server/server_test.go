@@ -38,6 +38,9 @@ func TestBadConfiguration(t *testing.T) {
 		"TLS missing":       {func(c *server.Config) { c.TLSCert, c.TLSKey = "/does/not/exist", file }, "/does/not/exist"},
 		"CORS origin":       {func(c *server.Config) { c.CORSOrigins = []string{"maps.example.com"} }, "CORS origin"},
 		"CORS origin, path": {func(c *server.Config) { c.CORSOrigins = []string{"*", "https://h/"} }, "CORS origin"},
+		"trusted proxy":     {func(c *server.Config) { c.TrustedProxies = []string{"proxy.internal"} }, "trusted proxy"},
+		"header size":       {func(c *server.Config) { c.Limits.HeaderBytes = 10 }, "header size"},
+		"header timeout":    {func(c *server.Config) { c.Limits.HeaderTimeout = -1 }, "header timeout"},
 		"ready wait":        {func(c *server.Config) { c.ReadyWait = time.Hour }, "ready wait"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -88,6 +88,8 @@ func TestExitCodes(t *testing.T) {
 		{"grant acme a/b", exitFailure, "malformed"},
 		{"revoke-grant acme W1", exitFailure, "not found"},
 		{"serve", exitFailure, "bucket: missing"},
+		{"serve --max-downloads -1", exitUsage, "max-downloads"},
+		{"serve --bucket file:/// --trusted-proxies here", exitFailure, "trusted proxy"},
 		{"serve --bucket file:/// --tls-cert x", exitFailure, "give both or neither"},
 		{"serve --bucket file:///does/not/exist", exitFailure, "make the folder"},
 		{"serve --bucket file:/// --listen 256.0.0.1:0", exitFailure, "--listen"},

@@ -116,6 +116,7 @@ func NewService(c Config) *Service {
 // Request asks for one job's package.
 type Request struct {
 	OrganizationID string
+	KeyID          string // of the API key, for the link
 	WorkflowID     string
 	JobID          string
 	// Wait is how long the answer may be held until the package is ready.
@@ -208,7 +209,7 @@ func (s *Service) attempt(ctx context.Context, r Request, deadline time.Time) (D
 	if err != nil {
 		return Download{}, err
 	}
-	return s.answer(p)
+	return s.answer(p, r.KeyID)
 }
 
 // Plan plans the package of a job as the job is now. While the job is running
@@ -238,7 +239,7 @@ func (s *Service) Plan(ctx context.Context, workflowID, jobID string) (plan *Pla
 }
 
 // answer turns the state of a package into the answer to a request.
-func (s *Service) answer(p Package) (Download, error) {
+func (s *Service) answer(p Package, keyID string) (Download, error) {
 	d := Download{ID: p.ID, State: p.State}
 	switch p.State {
 	case Failed:
@@ -257,7 +258,7 @@ func (s *Service) answer(p Package) (Download, error) {
 		d.Size = p.Size
 		d.Filename = filename(p.WorkflowID, p.JobID)
 		d.Expires = s.Now().Add(s.lifetime(p.Size)).Truncate(time.Second)
-		d.Token = s.Keyring.Sign(Link{Package: p.ID, Digest: [8]byte(p.Digest), Expires: d.Expires}, d.Filename)
+		d.Token = s.Keyring.Sign(Link{Package: p.ID, Digest: [8]byte(p.Digest), Expires: d.Expires, KeyID: keyID}, d.Filename)
 	}
 	return d, nil
 }
@@ -367,14 +368,14 @@ func InvalidIdentifier(field string) *Error {
 	}}}
 }
 
-// Content returns what the link leads to. The token must be signed for this file
-// name. Errors are those of [Keyring.Verify], and an [Error] with
-// PackageOutdated if the package is gone or is not the one that was signed for.
-func (s *Service) Content(ctx context.Context, token, filename string) (*Content, error) {
-	link, err := s.Keyring.Verify(token, filename, s.Now())
-	if err != nil {
-		return nil, err
-	}
+// Link returns what the token says. Errors are those of [Keyring.Verify].
+func (s *Service) Link(token, filename string) (Link, error) {
+	return s.Keyring.Verify(token, filename, s.Now())
+}
+
+// Content returns what the link leads to, or an [Error] with PackageOutdated if
+// the package is gone or is not the one that was signed for.
+func (s *Service) Content(ctx context.Context, link Link) (*Content, error) {
 	c, err := s.contents.get(ctx, link.Package)
 	if errors.Is(err, ErrPackageNotFound) {
 		return nil, errOutdated

@@ -274,10 +274,17 @@ func TestContent(t *testing.T) {
 	s := w.service(t, func(c *Config) { c.Now = func() time.Time { return signedAt } })
 	digest := layout.Digest()
 	sign := func(l Link) string { return s.Keyring.Sign(l, "W1_J1.zip") }
+	open := func(token string) (*Content, error) {
+		l, err := s.Link(token, "W1_J1.zip")
+		if err != nil {
+			return nil, err
+		}
+		return s.Content(t.Context(), l)
+	}
 	good := Link{Package: plan.ID, Digest: [8]byte(digest[:]), Expires: signedAt.Add(time.Hour)}
 
 	for range 3 {
-		c, err := s.Content(t.Context(), sign(good), "W1_J1.zip")
+		c, err := open(sign(good))
 		if err != nil || c.Layout.Size() != layout.Size() {
 			t.Fatalf("content: %v", err)
 		}
@@ -293,7 +300,7 @@ func TestContent(t *testing.T) {
 		link Link
 		want Code
 	}{"of another digest": {other, PackageOutdated}, "of no package": {gone, PackageOutdated}, "expired": {expired, LinkExpired}} {
-		if _, err := s.Content(t.Context(), sign(tt.link), "W1_J1.zip"); code(err) != tt.want {
+		if _, err := open(sign(tt.link)); code(err) != tt.want {
 			t.Errorf("a link %s: %v, want %s", name, err, tt.want)
 		}
 	}

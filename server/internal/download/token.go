@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -69,17 +70,22 @@ type Link struct {
 	Digest [8]byte
 	// Expires is to the second.
 	Expires time.Time
+	// KeyID is the ID of the API key that the link was made for, so that its
+	// use can be counted. Up to 12 bytes, none of them zero.
+	KeyID string
 }
 
 // A token is the base64url form of
 //
-//	version (1) | key id (4) | package (16) | digest (8) | expiry, Unix seconds (8) | HMAC-SHA256 (32)
+//	version (1) | key id (4) | package (16) | digest (8) | expiry, Unix seconds (8) |
+//	API key id (12) | HMAC-SHA256 (32)
 //
-// big endian. The HMAC covers everything before it and the file name that the
+// big endian, the API key's id filled up with zeros. The HMAC covers everything before it and the file name that the
 // link ends in.
 const (
-	tokenVersion = 1
-	tokenBody    = 1 + 4 + 16 + 8 + 8
+	tokenVersion = 2
+	tokenKeyID   = 12
+	tokenBody    = 1 + 4 + 16 + 8 + 8 + tokenKeyID
 	tokenLength  = tokenBody + sha256.Size
 )
 
@@ -95,6 +101,9 @@ func (k *Keyring) Sign(l Link, filename string) string {
 	b = append(b, l.Package[:]...)
 	b = append(b, l.Digest[:]...)
 	b = binary.BigEndian.AppendUint64(b, uint64(l.Expires.Unix()))
+	var keyID [tokenKeyID]byte
+	copy(keyID[:], l.KeyID)
+	b = append(b, keyID[:]...)
 	return tokenEncoding.EncodeToString(append(b, key.mac(b, filename)...))
 }
 
@@ -130,6 +139,7 @@ func (k *Keyring) Verify(token, filename string, now time.Time) (Link, error) {
 		Package: uuid.UUID(body[5:21]),
 		Digest:  [8]byte(body[21:29]),
 		Expires: time.Unix(int64(binary.BigEndian.Uint64(body[29:37])), 0),
+		KeyID:   strings.TrimRight(string(body[37:]), "\x00"),
 	}
 	if !now.Before(l.Expires) {
 		return Link{}, errLinkExpired

@@ -25,7 +25,7 @@ func newTestKeyring(t testing.TB, keys ...SigningKey) *Keyring {
 }
 
 func testLink() Link {
-	return Link{Package: uuid.MustParse("1b4e28ba-2fa1-51d2-883f-0016d3cca427"), Digest: [8]byte{1, 2, 3}, Expires: signedAt.Add(time.Hour)}
+	return Link{Package: uuid.MustParse("1b4e28ba-2fa1-51d2-883f-0016d3cca427"), Digest: [8]byte{1, 2, 3}, Expires: signedAt.Add(time.Hour), KeyID: "abcdefghij23"}
 }
 
 func code(err error) Code {
