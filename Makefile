@@ -10,7 +10,7 @@ LINT      := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 FUZZ      := $(CURDIR)/.ci/fuzz
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test race verify generate lint fuzz bench bench-client services
+.PHONY: help build demo test race verify generate lint vulncheck fuzz bench bench-client services
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-13s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ verify: generate ## check that generated code and go.mod are current
 
 lint: ## run the linters
 	$(GO) run $(LINT) run
+
+vulncheck: ## look for known vulnerabilities in what is called
+	@.ci/vulncheck
 
 fuzz: ## run every fuzz target for FUZZTIME (default 10s)
 	@$(FUZZ) $(FUZZTIME)

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -42,12 +43,14 @@ type deployment struct {
 	Client *http.Client
 	stop   context.CancelFunc
 	done   chan error
+	// Secrets are what must show nowhere: keys and tokens.
+	Secrets *secrets
 }
 
 // deploy starts a server. The functions change its configuration.
 func deploy(t testing.TB, change ...func(*server.Config)) *deployment {
 	t.Helper()
-	d := &deployment{t: t, Bucket: t.TempDir(), Log: &logBuffer{}}
+	d := &deployment{t: t, Bucket: t.TempDir(), Log: &logBuffer{}, Secrets: &secrets{}}
 	d.Config = server.Config{
 		Bucket:  "file://" + filepath.ToSlash(d.Bucket),
 		DataDir: filepath.Join(t.TempDir(), "state"),
@@ -65,9 +68,10 @@ func deploy(t testing.TB, change ...func(*server.Config)) *deployment {
 		if err := d.Stop(); err != nil {
 			t.Errorf("stop: %v", err)
 		}
+		d.Secrets.check(t, "the log", d.Log.String())
 	})
 	d.Client = &http.Client{
-		Transport:     &contractTransport{t: t, contract: loadContract(t), next: &http.Transport{}},
+		Transport:     &contractTransport{t: t, contract: loadContract(t), secrets: d.Secrets, next: &http.Transport{}},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	t.Cleanup(d.Client.CloseIdleConnections)
@@ -134,6 +138,7 @@ func (d *deployment) NewOrganization(name string, workflows ...string) string {
 	if err != nil {
 		d.t.Fatal(err)
 	}
+	d.Secrets.add(string(key))
 	return string(key)
 }
 
@@ -310,6 +315,7 @@ func (c *contract) check(r *http.Request, response *http.Response, body []byte) 
 type contractTransport struct {
 	t        testing.TB
 	contract *contract
+	secrets  *secrets
 	next     *http.Transport
 }
 
@@ -317,8 +323,11 @@ func (c *contractTransport) CloseIdleConnections() { c.next.CloseIdleConnections
 
 func (c *contractTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	response, err := c.next.RoundTrip(r)
-	if err != nil || strings.Contains(r.URL.Opaque+r.URL.Path, "/packages/") {
-		return response, err
+	if err != nil {
+		return nil, err
+	}
+	if strings.Contains(r.URL.Opaque+r.URL.Path, "/packages/") && response.StatusCode < http.StatusBadRequest {
+		return response, nil
 	}
 	body, err := io.ReadAll(response.Body)
 	response.Body.Close()
@@ -326,6 +335,14 @@ func (c *contractTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	response.Body = io.NopCloser(bytes.NewReader(body))
+	if response.StatusCode < http.StatusBadRequest {
+		c.secrets.addTokens(body)
+	} else {
+		c.secrets.check(c.t, "an error", string(body)+fmt.Sprint(response.Header))
+	}
+	if strings.Contains(r.URL.Opaque+r.URL.Path, "/packages/") {
+		return response, nil
+	}
 	if r.Method != http.MethodHead {
 		if err := c.contract.check(r, response, body); err != nil {
 			c.t.Errorf("%s %s answers %d, against the contract: %v", r.Method, r.URL.Path, response.StatusCode, err)

@@ -31,12 +31,7 @@ func (db *DB) openSQLite(ctx context.Context, path string) error {
 	if err != nil {
 		return fmt.Errorf("open database: %w", err)
 	}
-	// It holds hashes of secrets. SQLite gives its other files the same mode.
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return fmt.Errorf("open database: %w", err)
-	}
-	if err := f.Close(); err != nil {
+	if err := makePrivate(path); err != nil {
 		return fmt.Errorf("open database: %w", err)
 	}
 	db.dialect, db.path = SQLite, path
@@ -76,6 +71,16 @@ func (db *DB) openSQLite(ctx context.Context, path string) error {
 	}
 }
 
+// makePrivate makes the file, for its owner alone, if it is not there: it holds
+// hashes of secrets. SQLite gives the files beside it the same mode.
+func makePrivate(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
 // busyTimeout is how long a connection waits for another process that writes.
 const busyTimeout = 10 * time.Second
 
@@ -89,6 +94,9 @@ func sqliteDSN(path, txlock string, pragmas ...string) string {
 // lockSQLite keeps other processes from migrating the same file. The lock is an
 // exclusive transaction on a small file beside it, which ends with the process.
 func (db *DB) lockSQLite(ctx context.Context) (unlock func(), err error) {
+	if err := makePrivate(db.path + "-migrate"); err != nil {
+		return nil, err
+	}
 	lock, err := sql.Open("sqlite", sqliteDSN(db.path+"-migrate", "exclusive", "busy_timeout(60000)"))
 	if err != nil {
 		return nil, err
