@@ -7,10 +7,11 @@ BENCHTIME ?= 1s
 COUNT     ?= 1
 SIZE      ?= 4
 LINT      := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+OASDIFF   := github.com/oasdiff/oasdiff@v1.36.0
 FUZZ      := $(CURDIR)/.ci/fuzz
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test race verify generate lint vulncheck fuzz bench bench-client services
+.PHONY: help build demo test race verify generate lint vulncheck fuzz bench bench-client contract services
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-13s %s\n", $$1, $$2}'
@@ -48,6 +49,13 @@ bench: ## run the benchmarks, in benchstat's format (BENCHTIME, COUNT)
 
 bench-client: ## compare "downlink get" with curl on a package of 4 GB (SIZE, in GB)
 	$(GO) run ./client/internal/benchclient -size $(SIZE)
+
+contract: ## check api/openapi.yaml, what changed in it since the last release, and the server against it
+	$(GO) test -count=1 -run 'TestContract|TestDocument' ./server ./server/servertest
+	@tag=$$(git describe --tags --abbrev=0 --match 'v*' 2>/dev/null) || { echo "no release yet: nothing to compare api/openapi.yaml with"; exit 0; }; \
+	old=$$(mktemp) && trap 'rm -f "$$old"' EXIT && git show "$$tag:api/openapi.yaml" >"$$old" && \
+	echo "changes of api/openapi.yaml since $$tag that break clients:" && \
+	$(GO) run $(OASDIFF) breaking --fail-on ERR "$$old" api/openapi.yaml
 
 services: ## start a throwaway PostgreSQL and S3 server for the tests and print how to reach and stop them
 	@server/testdata/services.sh start

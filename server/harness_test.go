@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -20,14 +19,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/getkin/kin-openapi/openapi3"
-	"github.com/getkin/kin-openapi/openapi3filter"
-	"github.com/getkin/kin-openapi/routers"
-	"github.com/getkin/kin-openapi/routers/gorillamux"
-
-	"github.com/downlink-go/downlink/api"
 	"github.com/downlink-go/downlink/gen/apitypes"
 	"github.com/downlink-go/downlink/server"
+	"github.com/downlink-go/downlink/server/servertest"
 )
 
 // deployment is a running server on loopback, with its own bucket and state, an
@@ -39,6 +33,8 @@ type deployment struct {
 	Config server.Config
 	Key    string
 	Log    *logBuffer
+	// Handler is that of the server, to put something in front of it.
+	Handler http.Handler
 	// Client validates every answer of the API against the contract.
 	Client *http.Client
 	stop   context.CancelFunc
@@ -71,7 +67,7 @@ func deploy(t testing.TB, change ...func(*server.Config)) *deployment {
 		d.Secrets.check(t, "the log", d.Log.String())
 	})
 	d.Client = &http.Client{
-		Transport:     &contractTransport{t: t, contract: loadContract(t), secrets: d.Secrets, next: &http.Transport{}},
+		Transport:     &contractTransport{t: t, secrets: d.Secrets, next: &http.Transport{}},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	t.Cleanup(d.Client.CloseIdleConnections)
@@ -85,6 +81,7 @@ func (d *deployment) start() {
 	if err != nil {
 		d.t.Fatal(err)
 	}
+	d.Handler = s.Handler()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		d.t.Fatal(err)
@@ -258,65 +255,11 @@ func (d *deployment) get(path string, header ...string) answer {
 	return d.do(http.MethodGet, path, h)
 }
 
-// contract is the OpenAPI document, ready to check answers with.
-type contract struct {
-	doc    *openapi3.T
-	router routers.Router
-}
-
-var loadOnce = sync.OnceValues(func() (*contract, error) {
-	loader := openapi3.NewLoader()
-	doc, err := loader.LoadFromData(api.OpenAPI)
-	if err != nil {
-		return nil, err
-	}
-	if err := doc.Validate(loader.Context, openapi3.EnableExamplesValidation()); err != nil {
-		return nil, err
-	}
-	doc.Servers = nil // any host
-	router, err := gorillamux.NewRouter(doc)
-	return &contract{doc, router}, err
-})
-
-func loadContract(t testing.TB) *contract {
-	t.Helper()
-	c, err := loadOnce()
-	if err != nil {
-		t.Fatalf("openapi.yaml: %v", err)
-	}
-	return c
-}
-
-// check validates an answer of the API. Whatever the route and the method, the
-// status has to be one that the operation declares.
-func (c *contract) check(r *http.Request, response *http.Response, body []byte) error {
-	operation := c.doc.Paths.Find(apiPath("{workflow_id}", "{job_id}")).Put
-	probe := httptest.NewRequest(http.MethodPut, apiPath("W", "J"), nil)
-	route, params, err := c.router.FindRoute(probe)
-	if err != nil {
-		return err
-	}
-	if r.Method == http.MethodHead {
-		body = []byte("{}")
-	}
-	if operation.Responses.Status(response.StatusCode) == nil {
-		return errors.New("the status is not declared")
-	}
-	return openapi3filter.ValidateResponse(r.Context(), &openapi3filter.ResponseValidationInput{
-		RequestValidationInput: &openapi3filter.RequestValidationInput{Request: probe, PathParams: params, Route: route},
-		Status:                 response.StatusCode,
-		Header:                 response.Header,
-		Body:                   io.NopCloser(bytes.NewReader(body)),
-		Options:                &openapi3filter.Options{IncludeResponseStatus: true},
-	})
-}
-
 // contractTransport checks every answer of the API against the contract.
 type contractTransport struct {
-	t        testing.TB
-	contract *contract
-	secrets  *secrets
-	next     *http.Transport
+	t       testing.TB
+	secrets *secrets
+	next    *http.Transport
 }
 
 func (c *contractTransport) CloseIdleConnections() { c.next.CloseIdleConnections() }
@@ -343,10 +286,8 @@ func (c *contractTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if strings.Contains(r.URL.Opaque+r.URL.Path, "/packages/") {
 		return response, nil
 	}
-	if r.Method != http.MethodHead {
-		if err := c.contract.check(r, response, body); err != nil {
-			c.t.Errorf("%s %s answers %d, against the contract: %v", r.Method, r.URL.Path, response.StatusCode, err)
-		}
+	for _, f := range servertest.Check(r, response, body) {
+		c.t.Errorf("against the contract: %s", f)
 	}
 	return response, nil
 }
