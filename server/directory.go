@@ -26,6 +26,7 @@ import (
 type directory struct {
 	// root refuses paths and symbolic links that leave the folder.
 	root *os.Root
+	dir  *os.File // the folder itself
 }
 
 func openDirectory(u *url.URL) (*directory, error) {
@@ -36,7 +37,17 @@ func openDirectory(u *url.URL) (*directory, error) {
 	if err != nil {
 		return nil, fmt.Errorf("bucket %s: %w; make the folder or name another one", u, err)
 	}
-	return &directory{root: root}, nil
+	dir, err := root.Open(".")
+	if err != nil {
+		_ = root.Close() // only read
+		return nil, fmt.Errorf("bucket %s: %w", u, err)
+	}
+	return &directory{root: root, dir: dir}, nil
+}
+
+// open opens a file for reading.
+func (d *directory) open(key string) (*os.File, error) {
+	return openBelow(d.root, d.dir, filepath.FromSlash(key))
 }
 
 // List implements bucket. Symbolic links to files within the folder are assets,
@@ -59,7 +70,7 @@ func (l *listing) walk(ctx context.Context, d *directory, prefix string) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	f, err := d.root.Open(filepath.FromSlash(prefix))
+	f, err := d.root.Open(filepath.FromSlash(prefix)) // its entries know where they are
 	if err != nil {
 		return err
 	}
@@ -123,10 +134,13 @@ func (d *directory) Stat(_ context.Context, key string) (Object, error) {
 	return pinFile(key, info), nil
 }
 
-// Open implements download.Objects. What it returns is an *os.File underneath,
-// which net/http sends by sendfile(2).
-func (d *directory) Open(_ context.Context, o Object, off, _ int64) (io.ReadCloser, error) {
-	f, err := d.root.Open(filepath.FromSlash(o.Key))
+// Open implements download.Objects. What it returns for all but small ranges is
+// an *os.File underneath, which net/http sends by sendfile(2).
+func (d *directory) Open(_ context.Context, o Object, off, n int64) (io.ReadCloser, error) {
+	if r := openSmall(d.dir, o, off, n); r != nil {
+		return r, nil
+	}
+	f, err := d.open(o.Key)
 	if err != nil {
 		return nil, fileError(err)
 	}
@@ -185,7 +199,7 @@ func (d *directory) Folders(_ context.Context, prefix string) ([]string, error) 
 
 // Read implements bucket.
 func (d *directory) Read(_ context.Context, key string, limit int64) ([]byte, error) {
-	f, err := d.root.Open(filepath.FromSlash(key))
+	f, err := d.open(key)
 	if err != nil {
 		return nil, fileError(err)
 	}
@@ -201,7 +215,7 @@ func (d *directory) Read(_ context.Context, key string, limit int64) ([]byte, er
 func (*directory) Remote() bool { return false }
 
 // Close implements bucket.
-func (d *directory) Close() error { return d.root.Close() }
+func (d *directory) Close() error { return errors.Join(d.dir.Close(), d.root.Close()) }
 
 // fileError tells a file that is not to be had from a fault of the disk. What is
 // no error of the system is a path that os.Root refuses.

@@ -1,0 +1,111 @@
+package server
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/downlink-go/downlink/server/internal/download"
+)
+
+// smallFile is up to where a range is read without an [os.File]: to set one up
+// takes longer than to read so little, and nobody sends it by sendfile(2).
+const smallFile = 64 << 10
+
+// openBelow opens a file of the folder that dir is, for reading. It is what
+// [os.Root.Open] does in one system call instead of two or three for each element
+// of the path. Where the kernel does not have it or refuses, os.Root has the last
+// word, and the errors are its own.
+func openBelow(root *os.Root, dir *os.File, name string) (*os.File, error) {
+	fd, err := openat2(dir, name)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, &fs.PathError{Op: "openat2", Path: name, Err: err}
+		}
+		return root.Open(name)
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+func openat2(dir *os.File, name string) (int, error) {
+	for {
+		fd, err := unix.Openat2(int(dir.Fd()), name, &unix.OpenHow{
+			Flags:   unix.O_RDONLY | unix.O_CLOEXEC,
+			Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS,
+		})
+		if err != unix.EINTR { //nolint:errorlint // a bare errno
+			return fd, err
+		}
+	}
+}
+
+// openSmall opens a range that is read once. It returns nil if it cannot, without
+// saying why.
+func openSmall(dir *os.File, o Object, off, n int64) io.ReadCloser {
+	if n >= smallFile {
+		return nil
+	}
+	fd, err := openat2(dir, o.Key)
+	if err != nil {
+		return nil
+	}
+	f := &descriptor{fd: fd, object: o, off: off}
+	if f.check() != nil {
+		_ = unix.Close(fd) // only read
+		return nil
+	}
+	return f
+}
+
+// descriptor is a pinned file without what [os.File] is for: it belongs to one
+// goroutine, and whoever opened it closes it.
+type descriptor struct {
+	fd     int
+	object Object
+	off    int64
+}
+
+func (f *descriptor) check() error {
+	var s unix.Stat_t
+	if err := unix.Fstat(f.fd, &s); err != nil {
+		return &fs.PathError{Op: "fstat", Path: f.object.Key, Err: err}
+	}
+	var version [16]byte
+	if s.Size != f.object.Size || string(strconv.AppendInt(version[:0], s.Mtim.Nano(), 36)) != f.object.Version {
+		return download.ErrObjectChanged
+	}
+	return nil
+}
+
+func (f *descriptor) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	for {
+		n, err := unix.Pread(f.fd, p, f.off)
+		switch {
+		case err == unix.EINTR: //nolint:errorlint // a bare errno
+			continue
+		case err != nil:
+			return 0, &fs.PathError{Op: "read", Path: f.object.Key, Err: err}
+		case n == 0:
+			return 0, io.EOF
+		}
+		f.off += int64(n)
+		return n, nil
+	}
+}
+
+// Close closes the file. Like that of a pinnedFile it says whether the file
+// changed while it was open.
+func (f *descriptor) Close() error {
+	err := f.check()
+	if closeErr := unix.Close(f.fd); err == nil {
+		err = closeErr
+	}
+	return err
+}
