@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"syscall"
+	"time"
 
 	"github.com/downlink-go/downlink/server/internal/download"
 )
@@ -70,12 +71,7 @@ func (l *listing) walk(ctx context.Context, d *directory, prefix string) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	f, err := d.root.Open(filepath.FromSlash(prefix)) // its entries know where they are
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	entries, err := f.ReadDir(-1)
+	entries, err := readFolder(d.root, d.dir, prefix)
 	if errors.Is(err, syscall.ENOTDIR) {
 		return nil // a file where the folder would be
 	}
@@ -83,42 +79,85 @@ func (l *listing) walk(ctx context.Context, d *directory, prefix string) error {
 		return err
 	}
 	for _, entry := range entries {
-		key := prefix + entry.Name()
-		if entry.IsDir() {
+		key := prefix + entry.name
+		if entry.mode.IsDir() {
 			if err := l.walk(ctx, d, key+"/"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
 			continue
 		}
-		info, err := entry.Info()
-		if err == nil && entry.Type()&fs.ModeSymlink != 0 {
-			info, err = d.root.Stat(filepath.FromSlash(key))
+		link := entry.mode&fs.ModeSymlink != 0
+		if link {
+			info, err := d.root.Stat(filepath.FromSlash(key))
+			if err != nil {
+				l.findings = append(l.findings, download.Detail{Asset: key, Message: "is a symbolic link that leads nowhere or out of the bucket"})
+				continue
+			}
+			entry = newFolderEntry(info)
 		}
 		switch {
-		case errors.Is(err, fs.ErrNotExist) && entry.Type()&fs.ModeSymlink == 0:
-			// Removed since the folder was read.
-		case err != nil:
-			l.findings = append(l.findings, download.Detail{Asset: key, Message: "is a symbolic link that leads nowhere or out of the bucket"})
-		case info.IsDir():
+		case entry.mode.IsDir():
 			l.findings = append(l.findings, download.Detail{Asset: key, Message: "is a symbolic link to a folder, which is not followed"})
-		case !info.Mode().IsRegular():
+		case !entry.mode.IsRegular():
 			l.findings = append(l.findings, download.Detail{Asset: key, Message: "is not a regular file"})
 		default:
-			l.objects = append(l.objects, pinFile(key, info))
+			l.objects = append(l.objects, pinned(key, entry.size, entry.modified))
 		}
 	}
 	return nil
 }
 
-// pinFile makes the object of a file. A file is known by its size and its
-// modified time to the nanosecond.
+// folderEntry is what a folder has.
+type folderEntry struct {
+	name     string
+	mode     fs.FileMode
+	size     int64
+	modified int64 // nanoseconds since 1970
+}
+
+func newFolderEntry(info fs.FileInfo) folderEntry {
+	return folderEntry{info.Name(), info.Mode(), info.Size(), info.ModTime().UnixNano()}
+}
+
+// readFolderPortably reads a folder below the root. What is removed meanwhile is
+// left out.
+func readFolderPortably(root *os.Root, name string) ([]folderEntry, error) {
+	f, err := root.Open(filepath.FromSlash(name))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	listed, err := f.ReadDir(-1)
+	if err != nil {
+		return nil, err
+	}
+	entries := make([]folderEntry, 0, len(listed))
+	for _, entry := range listed {
+		info, err := entry.Info()
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			continue
+		case err != nil:
+			return nil, err
+		}
+		entries = append(entries, newFolderEntry(info))
+	}
+	return entries, nil
+}
+
+// pinFile makes the object of a file.
 func pinFile(key string, info fs.FileInfo) Object {
-	modified := info.ModTime()
+	return pinned(key, info.Size(), info.ModTime().UnixNano())
+}
+
+// pinned makes the object of a file, which is known by its size and the time it
+// was modified, in nanoseconds since 1970.
+func pinned(key string, size, modified int64) Object {
 	return Object{
 		Key:      key,
-		Version:  strconv.FormatInt(modified.UnixNano(), 36),
-		Size:     info.Size(),
-		Modified: modified.UTC(),
+		Version:  strconv.FormatInt(modified, 36),
+		Size:     size,
+		Modified: time.Unix(0, modified).UTC(),
 	}
 }
 

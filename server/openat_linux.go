@@ -61,6 +61,58 @@ func openSmall(dir *os.File, o Object, off, n int64) io.ReadCloser {
 	return f
 }
 
+// readFolder reads a folder below the root. What is removed meanwhile is left
+// out.
+func readFolder(root *os.Root, dir *os.File, name string) ([]folderEntry, error) {
+	fd, err := openat2(dir, name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, &fs.PathError{Op: "openat2", Path: name, Err: err}
+	}
+	if err != nil {
+		return readFolderPortably(root, name)
+	}
+	f := os.NewFile(uintptr(fd), name)
+	defer f.Close()
+	names, err := f.Readdirnames(-1)
+	if err != nil {
+		return nil, err
+	}
+	entries := make([]folderEntry, 0, len(names))
+	for _, n := range names {
+		var s unix.Stat_t
+		switch err := statAt(fd, n, &s); {
+		case errors.Is(err, fs.ErrNotExist):
+			continue
+		case err != nil:
+			return nil, &fs.PathError{Op: "fstatat", Path: name + n, Err: err}
+		}
+		entries = append(entries, folderEntry{n, fileMode(s.Mode), s.Size, s.Mtim.Nano()})
+	}
+	return entries, nil
+}
+
+func statAt(fd int, name string, s *unix.Stat_t) error {
+	for {
+		err := unix.Fstatat(fd, name, s, unix.AT_SYMLINK_NOFOLLOW)
+		if err != unix.EINTR { //nolint:errorlint // a bare errno
+			return err
+		}
+	}
+}
+
+// fileMode tells folders, links and regular files from the rest.
+func fileMode(mode uint32) fs.FileMode {
+	switch mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		return 0
+	case unix.S_IFDIR:
+		return fs.ModeDir
+	case unix.S_IFLNK:
+		return fs.ModeSymlink
+	}
+	return fs.ModeIrregular
+}
+
 // descriptor is a pinned file without what [os.File] is for: it belongs to one
 // goroutine, and whoever opened it closes it.
 type descriptor struct {

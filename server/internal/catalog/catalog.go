@@ -15,6 +15,7 @@ import (
 	"context"
 	"database/sql"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -52,6 +53,9 @@ type DB struct {
 	path        string          // empty with PostgreSQL
 	now         func() time.Time
 	keys        *keyCache
+
+	mu       sync.Mutex
+	prepared map[string]*sql.Stmt // what readRow has parsed
 }
 
 var (
@@ -67,7 +71,7 @@ func IsPostgres(database string) bool {
 // Open opens the database and makes sure that it answers. It leaves the schema
 // alone: see [DB.Migrate]. The password in a URL appears in no error.
 func Open(ctx context.Context, c Config) (*DB, error) {
-	db := &DB{now: c.Now}
+	db := &DB{now: c.Now, prepared: map[string]*sql.Stmt{}}
 	if db.now == nil {
 		db.now = time.Now
 	}
@@ -150,6 +154,37 @@ func collect[T any](ctx context.Context, rows *sql.Rows, op string, scan func(*s
 	}
 	return all, nil
 }
+
+// readRow reads one row. The statement is parsed once for each connection: for
+// what every call of the API reads, SQLite takes longer to parse than to read.
+func (db *DB) readRow(ctx context.Context, statement string, args ...any) scanner {
+	db.mu.Lock()
+	prepared, ok := db.prepared[statement]
+	db.mu.Unlock()
+	if !ok {
+		var err error
+		if prepared, err = db.read.PrepareContext(ctx, statement); err != nil {
+			return failedRow{err}
+		}
+		db.mu.Lock()
+		if other, ok := db.prepared[statement]; ok {
+			_ = prepared.Close() // another call was faster
+			prepared = other
+		} else {
+			db.prepared[statement] = prepared
+		}
+		db.mu.Unlock()
+	}
+	return prepared.QueryRowContext(ctx, args...)
+}
+
+// scanner is a row.
+type scanner interface{ Scan(...any) error }
+
+// failedRow is the row of a statement that cannot be prepared.
+type failedRow struct{ err error }
+
+func (r failedRow) Scan(...any) error { return r.err }
 
 // micros is how times are stored.
 func micros(t time.Time) int64 {

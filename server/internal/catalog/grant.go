@@ -69,7 +69,7 @@ func (db *DB) Grants(ctx context.Context) ([]Grant, error) {
 // workflow. It takes one indexed read.
 func (db *DB) Granted(ctx context.Context, organizationID, workflowID string) (bool, error) {
 	var one int
-	err := db.read.QueryRowContext(ctx,
+	err := db.readRow(ctx,
 		`SELECT 1 FROM workflow_grants WHERE organization_id = $1 AND workflow_id IN ($2, '*') LIMIT 1`,
 		organizationID, workflowID).Scan(&one)
 	if errors.Is(err, sql.ErrNoRows) {

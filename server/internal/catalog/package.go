@@ -38,7 +38,7 @@ func (db *DB) Package(ctx context.Context, id uuid.UUID) (download.Package, erro
 }
 
 func (db *DB) readPackage(ctx context.Context, id uuid.UUID) (download.Package, error) {
-	p, err := scanPackage(db.read.QueryRowContext(ctx, `SELECT `+packageColumns+` FROM packages WHERE id = $1`, id))
+	p, err := scanPackage(db.readRow(ctx, `SELECT `+packageColumns+` FROM packages WHERE id = $1`, id))
 	if err != nil {
 		return download.Package{}, packageFault(ctx, "read package", id, err)
 	}
@@ -159,7 +159,7 @@ func (db *DB) Prune(ctx context.Context, before time.Time) (int64, error) {
 }
 
 // scanPackage reads packageColumns.
-func scanPackage(row interface{ Scan(...any) error }) (download.Package, error) {
+func scanPackage(row scanner) (download.Package, error) {
 	var p download.Package
 	var failure []byte
 	var started, created, updated, requested int64
