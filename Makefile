@@ -6,12 +6,13 @@ FUZZTIME  ?= 10s
 BENCHTIME ?= 1s
 COUNT     ?= 1
 SIZE      ?= 4
+ROUNDS    ?= 3
 LINT      := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 OASDIFF   := github.com/oasdiff/oasdiff@v1.36.0
 FUZZ      := $(CURDIR)/.ci/fuzz
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test race verify generate lint vulncheck fuzz bench bench-client contract services
+.PHONY: help build demo test race verify generate lint vulncheck fuzz bench bench-client bench-deps bench-peers contract services
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-13s %s\n", $$1, $$2}'
@@ -56,6 +57,12 @@ contract: ## check api/openapi.yaml, what changed in it since the last release, 
 	old=$$(mktemp) && trap 'rm -f "$$old"' EXIT && git show "$$tag:api/openapi.yaml" >"$$old" && \
 	echo "changes of api/openapi.yaml since $$tag that break clients:" && \
 	$(GO) run $(OASDIFF) breaking --fail-on ERR "$$old" api/openapi.yaml
+
+bench-deps: ## install what bench-peers compares with (Debian: nginx, zip, 7zip, curl, aria2)
+	@server/testdata/benchdeps.sh
+
+bench-peers: ## compare downlinkd with nginx and others on 4 GB of data (SIZE, in GB; ROUNDS)
+	$(GO) run ./server/internal/benchpeers -size $(SIZE) -rounds $(ROUNDS)
 
 services: ## start a throwaway PostgreSQL and S3 server for the tests and print how to reach and stop them
 	@server/testdata/services.sh start

@@ -168,7 +168,7 @@ func (db *DB) readRow(ctx context.Context, statement string, args ...any) scanne
 		}
 		db.mu.Lock()
 		if other, ok := db.prepared[statement]; ok {
-			_ = prepared.Close() // another call was faster
+			_ = prepared.Close() //nolint:sqlclosecheck // another call was faster
 			prepared = other
 		} else {
 			db.prepared[statement] = prepared
