@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"mime"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/downlink-go/downlink/server/internal/download"
@@ -130,12 +131,14 @@ func (c *bucketCatalog) list(ctx context.Context, prefix string, job Job, known 
 			d.Asset = strings.TrimPrefix(d.Asset, prefix)
 			findings = append(findings, d)
 		}
+		job.Assets = slices.Grow(job.Assets, len(objects))
 		for _, o := range objects {
 			job.Assets = append(job.Assets, Asset{Role: role, Path: o.Key[len(dir):], Object: o})
 		}
 	}
 	switch {
 	case len(findings) > 0 && job.Status == JobSucceeded:
+		slices.SortFunc(findings, func(a, b download.Detail) int { return strings.Compare(a.Asset, b.Asset) })
 		return Job{}, download.MissingAssets(findings)
 	case len(job.Assets) == 0 && !known:
 		return Job{}, ErrJobNotFound

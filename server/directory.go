@@ -10,9 +10,13 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"runtime"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/downlink-go/downlink/server/internal/download"
 )
@@ -54,20 +58,36 @@ func (d *directory) open(key string) (*os.File, error) {
 // List implements bucket. Symbolic links to files within the folder are assets,
 // others are findings.
 func (d *directory) List(ctx context.Context, prefix string) ([]Object, []download.Detail, error) {
+	// For each folder there is a system call for each of its files: all CPUs take
+	// part in a tree of many.
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(runtime.NumCPU())
 	var l listing
-	err := l.walk(ctx, d, prefix)
+	err := l.walk(ctx, d, g, prefix)
+	if waitErr := g.Wait(); err == nil {
+		err = waitErr
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, nil
 	}
 	return l.objects, l.findings, err
 }
 
+// listing is what a walk has found. The lock is for adding to it.
 type listing struct {
+	mu       sync.Mutex
 	objects  []Object
 	findings []download.Detail
 }
 
-func (l *listing) walk(ctx context.Context, d *directory, prefix string) error {
+func (l *listing) add(objects []Object, findings []download.Detail) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.objects = append(l.objects, objects...)
+	l.findings = append(l.findings, findings...)
+}
+
+func (l *listing) walk(ctx context.Context, d *directory, g *errgroup.Group, prefix string) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -78,10 +98,22 @@ func (l *listing) walk(ctx context.Context, d *directory, prefix string) error {
 	if err != nil {
 		return err
 	}
+	var objects []Object
+	var findings []download.Detail
+	defer func() { l.add(objects, findings) }()
 	for _, entry := range entries {
 		key := prefix + entry.name
 		if entry.mode.IsDir() {
-			if err := l.walk(ctx, d, key+"/"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			below := func() error {
+				if err := l.walk(ctx, d, g, key+"/"); !errors.Is(err, fs.ErrNotExist) {
+					return err
+				}
+				return nil
+			}
+			if g.TryGo(below) {
+				continue
+			}
+			if err := below(); err != nil {
 				return err
 			}
 			continue
@@ -90,18 +122,18 @@ func (l *listing) walk(ctx context.Context, d *directory, prefix string) error {
 		if link {
 			info, err := d.root.Stat(filepath.FromSlash(key))
 			if err != nil {
-				l.findings = append(l.findings, download.Detail{Asset: key, Message: "is a symbolic link that leads nowhere or out of the bucket"})
+				findings = append(findings, download.Detail{Asset: key, Message: "is a symbolic link that leads nowhere or out of the bucket"})
 				continue
 			}
 			entry = newFolderEntry(info)
 		}
 		switch {
 		case entry.mode.IsDir():
-			l.findings = append(l.findings, download.Detail{Asset: key, Message: "is a symbolic link to a folder, which is not followed"})
+			findings = append(findings, download.Detail{Asset: key, Message: "is a symbolic link to a folder, which is not followed"})
 		case !entry.mode.IsRegular():
-			l.findings = append(l.findings, download.Detail{Asset: key, Message: "is not a regular file"})
+			findings = append(findings, download.Detail{Asset: key, Message: "is not a regular file"})
 		default:
-			l.objects = append(l.objects, pinned(key, entry.size, entry.modified))
+			objects = append(objects, pinned(key, entry.size, entry.modified))
 		}
 	}
 	return nil
