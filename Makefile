@@ -7,12 +7,13 @@ BENCHTIME ?= 1s
 COUNT     ?= 1
 SIZE      ?= 4
 ROUNDS    ?= 3
+CHROMIUM  ?= chromium
 LINT      := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 OASDIFF   := github.com/oasdiff/oasdiff@v1.36.0
 FUZZ      := $(CURDIR)/.ci/fuzz
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test race verify generate lint vulncheck fuzz bench bench-client bench-deps bench-peers contract services
+.PHONY: help build demo test race verify generate lint vulncheck fuzz bench bench-client bench-deps bench-peers contract test-ui services
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-13s %s\n", $$1, $$2}'
@@ -63,6 +64,10 @@ bench-deps: ## install what bench-peers compares with (Debian: nginx, zip, 7zip,
 
 bench-peers: ## compare downlinkd with nginx and others on 4 GB of data (SIZE, in GB; ROUNDS)
 	$(GO) run ./server/internal/benchpeers -size $(SIZE) -rounds $(ROUNDS)
+
+test-ui: ## open the page /docs in Chromium (CHROMIUM) and leave a screenshot of it in bin/docs.png
+	@mkdir -p $(BIN)
+	DOWNLINK_TEST_CHROMIUM=$(CHROMIUM) DOWNLINK_TEST_SCREENSHOT=$(CURDIR)/$(BIN)/docs.png $(GO) test -count=1 -run TestDocsInBrowser -v ./server
 
 services: ## start a throwaway PostgreSQL and S3 server for the tests and print how to reach and stop them
 	@server/testdata/services.sh start

@@ -13,6 +13,9 @@
 // Programs with a job database of their own set [Config.Catalog]; the assets are
 // still objects of the bucket.
 //
+// The server also has its contract, at /openapi.yaml and /openapi.json, and a page
+// at /docs that shows it and can make calls.
+//
 // # Limits and failure
 //
 // [Limits] has what clients can make a server do at a time. Too large a header is
@@ -144,7 +147,9 @@ func New(ctx context.Context, config Config) (_ *Server, err error) {
 		LinkLifetime: config.LinkLifetime,
 		CacheBytes:   config.CacheBytes,
 	})
-	s.handler = s.routes()
+	if s.handler, err = s.routes(); err != nil {
+		return nil, err
+	}
 	if err := s.packager.Start(ctx); err != nil {
 		return nil, err
 	}
@@ -188,9 +193,9 @@ func (s *Server) lockDataDir() error {
 	return nil
 }
 
-// routes builds the HTTP interface: the contract's generated routes and that of
-// the signed URLs.
-func (s *Server) routes() http.Handler {
+// routes builds the HTTP interface: the contract's generated routes, that of the
+// signed URLs, and those that show the contract.
+func (s *Server) routes() (http.Handler, error) {
 	e := echo.New()
 	e.HTTPErrorHandler = s.handleError
 	e.Use(secureHeaders, s.observe, allowOrigins(s.config.CORSOrigins))
@@ -200,7 +205,7 @@ func (s *Server) routes() http.Handler {
 	})
 	e.GET(contentRoute, s.serveContent)
 	e.HEAD(contentRoute, s.serveContent)
-	return e
+	return e, addDocs(e)
 }
 
 // Handler returns the HTTP interface, for programs that run their own
