@@ -16,6 +16,25 @@
 // The server also has its contract, at /openapi.yaml and /openapi.json, and a page
 // at /docs that shows it and can make calls.
 //
+// # Backends of your own
+//
+// There are two ways to answer the call from a system that exists already:
+//
+//   - Plug your job database into this server: implement [Catalog] (one method)
+//     and set [Config.Catalog]. Keys, packages, ranges and signed URLs are the
+//     server's; the assets have to be in the bucket. See the example "Catalog".
+//   - Implement apiserver.StrictServerInterface (one method), generated from
+//     api/openapi.yaml, with whatever makes your packages. The generated code
+//     decodes requests and encodes answers. It leaves to you: authentication
+//     before anything else, the patterns of the parameters, one answer for
+//     unknown and forbidden jobs, the envelope of all errors, those of the
+//     router included, and X-Request-Id on every answer. See the example
+//     "Interface".
+//
+// In another language, generate from api/openapi.yaml or write it by hand.
+// Whichever it is, servertest.Contract runs the contract suite against it over
+// HTTP and says what is not right yet.
+//
 // # Limits and failure
 //
 // [Limits] has what clients can make a server do at a time. Too large a header is
