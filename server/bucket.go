@@ -58,6 +58,8 @@ type bucket interface {
 	// Remote reports whether it takes a while to open an object, so that it pays
 	// to read ahead.
 	Remote() bool
+	// Check fails if the bucket cannot be read at the moment.
+	Check(ctx context.Context) error
 	Close() error
 }
 

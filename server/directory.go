@@ -282,6 +282,23 @@ func (d *directory) Read(_ context.Context, key string, limit int64) ([]byte, er
 	return data, err
 }
 
+// Check implements bucket. A folder that was replaced by another one, as by
+// mounting something there, is not the bucket that was opened.
+func (d *directory) Check(context.Context) error {
+	named, err := os.Stat(d.root.Name())
+	if err != nil {
+		return err
+	}
+	opened, err := d.dir.Stat()
+	if err != nil {
+		return err
+	}
+	if !os.SameFile(named, opened) {
+		return fmt.Errorf("%s is not the folder any more that it was at the start: restart the server", d.root.Name())
+	}
+	return nil
+}
+
 // Remote implements bucket.
 func (*directory) Remote() bool { return false }
 

@@ -35,6 +35,7 @@ type deployment struct {
 	Log    *logBuffer
 	// Handler is that of the server, to put something in front of it.
 	Handler http.Handler
+	Admin   http.Handler // that for operators
 	// Client validates every answer of the API against the contract.
 	Client *http.Client
 	stop   context.CancelFunc
@@ -81,7 +82,7 @@ func (d *deployment) start() {
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	d.Handler = s.Handler()
+	d.Handler, d.Admin = s.Handler(), s.AdminHandler()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		d.t.Fatal(err)

@@ -219,6 +219,12 @@ func pinObject(key string, etag *string, size *int64, modified *time.Time) Objec
 	}
 }
 
+// Check implements bucket.
+func (b *objectStore) Check(ctx context.Context) error {
+	_, err := b.client.ListObjectsV2(ctx, b.listing("", "", 1))
+	return err
+}
+
 // Stat implements download.Objects.
 func (b *objectStore) Stat(ctx context.Context, key string) (Object, error) {
 	head, err := b.client.HeadObject(ctx, &s3.HeadObjectInput{Bucket: &b.name, Key: aws.String(b.prefix + key)})

@@ -55,7 +55,12 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 		}
 		c.SetRequest(r.WithContext(context.WithValue(r.Context(), infoKey{}, i)))
 		c.Response().Header().Set("X-Request-Id", i.requestID)
-		defer s.logAccess(c, i, start)
+		end := s.metrics.begin(c.Path(), r.Method)
+		defer func() {
+			took := time.Since(start)
+			end(c.Response().Status, c.Response().Size, took)
+			s.logAccess(c, i, took)
+		}()
 		if r.ContentLength != 0 {
 			// Nothing reads the body, but net/http waits for the end of it.
 			_ = http.NewResponseController(c.Response()).SetReadDeadline(start.Add(s.config.Limits.HeaderTimeout))
@@ -85,7 +90,7 @@ func (s *Server) protect(c echo.Context, next echo.HandlerFunc) (err error) {
 	return next(c)
 }
 
-func (s *Server) logAccess(c echo.Context, i *info, start time.Time) {
+func (s *Server) logAccess(c echo.Context, i *info, took time.Duration) {
 	r, w := c.Request(), c.Response()
 	attrs := []slog.Attr{
 		slog.String("request_id", i.requestID),
@@ -93,7 +98,7 @@ func (s *Server) logAccess(c echo.Context, i *info, start time.Time) {
 		slog.String("route", c.Path()),
 		slog.Int("status", w.Status),
 		slog.Int64("bytes", w.Size),
-		slog.Duration("duration", time.Since(start)),
+		slog.Duration("duration", took),
 		slog.String("remote", i.remote),
 	}
 	for _, a := range []struct{ key, value string }{

@@ -59,6 +59,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -85,7 +86,9 @@ type Server struct {
 	keysFile *followed    // what the keyring follows, or nil
 	tls      *certificate // nil for plain HTTP
 	service  *download.Service
+	metrics  *metrics
 	handler  http.Handler
+	stopping atomic.Bool
 
 	proxies      proxies
 	requests     *buckets[string] // calls by API key, or nil for any number
@@ -166,6 +169,7 @@ func New(ctx context.Context, config Config) (_ *Server, err error) {
 		LinkLifetime: config.LinkLifetime,
 		CacheBytes:   config.CacheBytes,
 	})
+	s.metrics = newMetrics(s)
 	if s.handler, err = s.routes(); err != nil {
 		return nil, err
 	}
@@ -276,6 +280,7 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	}
 	g.Go(func() error {
 		<-gctx.Done()
+		s.stopping.Store(true)
 		s.log.Info("stopping", slog.Duration("at_most", s.config.ShutdownTimeout))
 		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.config.ShutdownTimeout)
 		defer cancel()

@@ -134,7 +134,7 @@ func TestServe(t *testing.T) {
 	var log bytes.Buffer
 	code := make(chan int)
 	go func() {
-		code <- run(ctx, []string{"serve", "--bucket", "file://" + bucket, "--listen", "127.0.0.1:0", "--log-json"}, in, &log)
+		code <- run(ctx, []string{"serve", "--bucket", "file://" + bucket, "--listen", "127.0.0.1:0", "--log-json", "--admin-listen", "127.0.0.1:0"}, in, &log)
 	}()
 	line := make([]byte, 100)
 	n, err := out.Read(line)
@@ -142,6 +142,10 @@ func TestServe(t *testing.T) {
 		t.Fatal(err)
 	}
 	url := strings.TrimSpace(strings.TrimPrefix(string(line[:n]), "listening on "))
+	if n, err = out.Read(line); err != nil {
+		t.Fatal(err)
+	}
+	operators := strings.TrimSpace(strings.TrimPrefix(string(line[:n]), "for operators on "))
 
 	mustRun(t, "org", "create", "acme")
 	mustRun(t, "grant", "acme", "W1")
@@ -159,6 +163,17 @@ func TestServe(t *testing.T) {
 	response.Body.Close()
 	if response.StatusCode != http.StatusOK {
 		t.Errorf("status %d", response.StatusCode)
+	}
+	r, err = http.NewRequestWithContext(ctx, http.MethodGet, operators+"/readyz", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if response, err = client.Do(r); err != nil {
+		t.Fatal(err)
+	}
+	response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		t.Errorf("readyz: status %d", response.StatusCode)
 	}
 	stop()
 	if c := <-code; c != exitOK {

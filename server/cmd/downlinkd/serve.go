@@ -7,7 +7,9 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -22,6 +24,7 @@ func newServeCommand() *cobra.Command {
 	var (
 		config  server.Config
 		listen  string
+		admin   string
 		logJSON bool
 	)
 	cmd := &cobra.Command{
@@ -58,7 +61,7 @@ all of them verify).`,
 				handler = slog.NewJSONHandler(cmd.ErrOrStderr(), nil)
 			}
 			config.Log = slog.New(handler)
-			if err := serve(cmd.Context(), config, listen, cmd.OutOrStdout()); err != nil {
+			if err := serve(cmd.Context(), config, listen, admin, cmd.OutOrStdout()); err != nil {
 				return &failure{err}
 			}
 			return nil
@@ -67,6 +70,7 @@ all of them verify).`,
 	f := cmd.Flags()
 	f.StringVar(&config.Bucket, "bucket", "", "URL of the store of the assets, such as file:///data or s3://name (required)")
 	f.StringVar(&listen, "listen", "localhost:8080", "address to listen on; port 0 takes a free one")
+	f.StringVar(&admin, "admin-listen", "", "address for operators, such as localhost:9090: /healthz, /readyz, /metrics, /debug/pprof (default none)")
 	stateFlags(cmd, &config.DataDir, &config.Database)
 	f.StringVar(&config.SigningKeysFile, "signing-keys-file", "", "file of the keys that sign URLs (default: signing-keys in the data directory)")
 	hardeningFlags(f, &config)
@@ -87,7 +91,7 @@ all of them verify).`,
 
 // serve runs the server until the context ends. Once it listens it prints where,
 // for programs that asked for a free port.
-func serve(ctx context.Context, config server.Config, listen string, stdout io.Writer) (err error) {
+func serve(ctx context.Context, config server.Config, listen, admin string, stdout io.Writer) (err error) {
 	s, err := server.New(ctx, config)
 	if err != nil {
 		return err
@@ -102,6 +106,32 @@ func serve(ctx context.Context, config server.Config, listen string, stdout io.W
 	if config.TLSCert != "" {
 		scheme = "https"
 	}
+	var adminAddress net.Addr
+	if admin != "" {
+		adminListener, err := lc.Listen(ctx, "tcp", admin)
+		if err != nil {
+			_ = listener.Close() // nothing was accepted
+			return fmt.Errorf("%w; choose another address with --admin-listen", err)
+		}
+		adminAddress = adminListener.Addr()
+		stop := serveAdmin(s, adminListener)
+		defer stop()
+	}
 	fmt.Fprintf(stdout, "listening on %s://%s\n", scheme, listener.Addr())
+	if adminAddress != nil {
+		fmt.Fprintf(stdout, "for operators on http://%s\n", adminAddress)
+	}
 	return s.Serve(ctx, listener)
+}
+
+// serveAdmin serves operators until it is stopped, which is after everybody else:
+// they may want to know why that takes so long.
+func serveAdmin(s *server.Server, listener net.Listener) (stop func()) {
+	hs := &http.Server{Handler: s.AdminHandler(), ReadHeaderTimeout: 10 * time.Second}
+	var running sync.WaitGroup
+	running.Go(func() { _ = hs.Serve(listener) }) // it ends when it is closed
+	return func() {
+		_ = hs.Close() // nobody is waited for
+		running.Wait()
+	}
 }

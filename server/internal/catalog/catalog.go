@@ -97,6 +97,15 @@ func (db *DB) Close() error {
 	return err
 }
 
+// Ping fails if the database does not answer.
+func (db *DB) Ping(ctx context.Context) error {
+	var one int
+	if err := db.readRow(ctx, `SELECT 1`).Scan(&one); err != nil {
+		return fault(ctx, "ask database", err)
+	}
+	return nil
+}
+
 // Dialect returns the dialect of the database.
 func (db *DB) Dialect() Dialect { return db.dialect }
 

@@ -66,6 +66,22 @@ func (db *DB) Packages(ctx context.Context, f PackageFilter) ([]download.Package
 		f.WorkflowID, f.JobID, string(f.State), f.Limit)
 }
 
+// PackageCount is the number of packages in one state, and how many bytes of
+// assets these have still to be read.
+type PackageCount struct {
+	State     download.State
+	Packages  int64
+	BytesLeft int64
+}
+
+// PackageCounts counts the packages by state. It reads all of them.
+func (db *DB) PackageCounts(ctx context.Context) ([]PackageCount, error) {
+	return query(ctx, db, "count packages", func(rows *sql.Rows) (c PackageCount, err error) {
+		err = rows.Scan(&c.State, &c.Packages, &c.BytesLeft)
+		return c, err
+	}, `SELECT state, count(*), CAST(sum(CASE state WHEN 'pending' THEN bytes_total - bytes_done ELSE 0 END) AS BIGINT) FROM packages GROUP BY state`)
+}
+
 // Plan returns the stored plan of the package, or [download.ErrPackageNotFound].
 // It has all checksums if the package is ready.
 func (db *DB) Plan(ctx context.Context, id uuid.UUID) (*download.Plan, error) {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/maypok86/otter/v2"
+	"github.com/maypok86/otter/v2/stats"
 
 	"github.com/downlink-go/downlink/server/internal/vzip"
 )
@@ -64,12 +65,29 @@ func newContentCache(packages Packages, objects Objects, maxBytes int64) *conten
 	}
 	return &contentCache{
 		cache: otter.Must(&otter.Options[uuid.UUID, *Content]{
+			StatsRecorder: stats.NewCounter(),
 			MaximumWeight: uint64(maxBytes),
 			Weigher: func(_ uuid.UUID, c *Content) uint32 {
 				return uint32(min(c.memoryBytes(), 1<<32-1))
 			},
 		}),
 		loader: otter.LoaderFunc[uuid.UUID, *Content](load),
+	}
+}
+
+// CacheStats tells how the cache of layouts does.
+type CacheStats struct {
+	Packages     int
+	Bytes        int64  // estimated
+	Hits, Misses uint64 // since the start
+}
+
+// CacheStats returns the figures as they are now.
+func (s *Service) CacheStats() CacheStats {
+	counted := s.contents.cache.Stats()
+	return CacheStats{
+		Packages: s.contents.cache.EstimatedSize(), Bytes: int64(s.contents.cache.WeightedSize()),
+		Hits: counted.Hits, Misses: counted.Misses,
 	}
 }
 

@@ -32,6 +32,7 @@ import (
 	"github.com/riverqueue/river/riverdriver"
 	"github.com/riverqueue/river/riverdriver/riverdatabasesql"
 	"github.com/riverqueue/river/riverdriver/riversqlite"
+	"github.com/riverqueue/river/rivertype"
 	"golang.org/x/sync/singleflight"
 
 	"github.com/downlink-go/downlink/server/internal/catalog"
@@ -183,6 +184,21 @@ func (p *Packager) Stop(ctx context.Context) error {
 		return fmt.Errorf("stop queue: %w", err)
 	}
 	return nil
+}
+
+// JobCounts returns the number of jobs in the queue by River's states, but for
+// those that are over.
+func (p *Packager) JobCounts(ctx context.Context) (map[string]int, error) {
+	all, err := p.driver.GetExecutor().JobCountByAllStates(ctx, &riverdriver.JobCountByAllStatesParams{})
+	if err != nil {
+		return nil, fmt.Errorf("count jobs: %w", err)
+	}
+	counts := map[string]int{}
+	for _, state := range []rivertype.JobState{rivertype.JobStateAvailable, rivertype.JobStateRunning,
+		rivertype.JobStateRetryable, rivertype.JobStateScheduled} {
+		counts[string(state)] = all[state]
+	}
+	return counts, nil
 }
 
 func (p *Packager) close() {
