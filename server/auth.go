@@ -22,7 +22,7 @@ func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 		ctx := c.Request().Context()
 		var identity catalog.Identity
 		if err := s.failures.guard(c, key, func() (err error) {
-			identity, err = s.db.Authenticate(ctx, catalog.APIKey(key))
+			identity, err = s.keys.Authenticate(ctx, catalog.APIKey(key))
 			return err
 		}); err != nil {
 			return err

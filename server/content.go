@@ -91,7 +91,7 @@ func (s *Server) serveContent(c echo.Context) error {
 
 // source returns what to read the package from.
 func (s *Server) source(content *download.Content) vzip.Source {
-	if s.bucket.Remote() {
+	if s.bucket != nil && s.bucket.Remote() {
 		return &readAhead{Source: content, memory: s.aheadMemory}
 	}
 	return content

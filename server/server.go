@@ -81,6 +81,7 @@ type Server struct {
 	lock     *flock.Flock
 	bucket   bucket
 	db       *catalog.DB
+	keys     keys
 	packager *packager.Packager
 	keyring  *download.Keyring
 	keysFile *followed    // what the keyring follows, or nil
@@ -89,6 +90,8 @@ type Server struct {
 	metrics  *metrics
 	handler  http.Handler
 	stopping atomic.Bool
+	// middlewares are what a mock has around the operation.
+	middlewares []apiserver.StrictMiddlewareFunc
 
 	proxies      proxies
 	requests     *buckets[string] // calls by API key, or nil for any number
@@ -154,6 +157,7 @@ func New(ctx context.Context, config Config) (_ *Server, err error) {
 	}); err != nil {
 		return nil, err
 	}
+	s.keys = s.db
 	jobs := config.Catalog
 	if jobs == nil {
 		jobs = &bucketCatalog{bucket: s.bucket}
@@ -223,7 +227,7 @@ func (s *Server) routes() (http.Handler, error) {
 	e.HTTPErrorHandler = s.handleError
 	e.Use(secureHeaders, s.observe, allowOrigins(s.config.CORSOrigins))
 	h := &handler{service: s.service, readyWait: max(s.config.ReadyWait, 0), publicURL: s.config.PublicURL}
-	apiserver.RegisterHandlersWithOptions(e, apiserver.NewStrictHandler(h, nil), apiserver.RegisterHandlersOptions{
+	apiserver.RegisterHandlersWithOptions(e, apiserver.NewStrictHandler(h, s.middlewares), apiserver.RegisterHandlersOptions{
 		OperationMiddlewares: map[string][]echo.MiddlewareFunc{"downloadJob": {s.authenticate, s.throttle, joinPrefer}},
 	})
 	e.GET(contentRoute, s.serveContent)

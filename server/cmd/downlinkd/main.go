@@ -85,6 +85,7 @@ Exit codes: 0 success, 1 failure, 2 wrong usage.`,
 	}
 	root.AddCommand(
 		newServeCommand(),
+		newMockCommand(),
 		newOrgCommand(),
 		newKeyCommand(),
 		newGrantCommand(),
