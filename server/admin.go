@@ -3,6 +3,8 @@ package server
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"net/http"
 	"net/http/pprof"
 	"sync"
@@ -10,6 +12,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/downlink-go/downlink/server/internal/catalog"
 	"github.com/downlink-go/downlink/server/internal/packager"
 )
 
@@ -19,7 +22,8 @@ import (
 //	/healthz      200 while the process runs
 //	/readyz       200 while it can do its work, otherwise 503 with what it lacks
 //	/metrics      for Prometheus
-//	/debug/pprof  profiles, as net/http/pprof has them
+//	/debug/pprof  profiles, as net/http/pprof has them, but for the command
+//	              line, which may hold the password of the database
 func (s *Server) AdminHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { writeHealth(w, http.StatusOK, health{Status: "ok"}) })
@@ -27,7 +31,7 @@ func (s *Server) AdminHandler() http.Handler {
 	// What can be told is told when something cannot.
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.metrics.registry, promhttp.HandlerOpts{ErrorHandling: promhttp.ContinueOnError}))
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
-	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("GET /debug/pprof/cmdline", http.NotFound)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
@@ -60,7 +64,12 @@ func (s *Server) serveReadiness(w http.ResponseWriter, r *http.Request) {
 			if err != nil {
 				return err
 			}
-			return s.db.CheckMigrated(ctx, m)
+			// While a new release is rolled out, the servers of the old one have
+			// to go on.
+			if err := s.db.CheckMigrated(ctx, m); !errors.Is(err, catalog.ErrNewerSchema) {
+				return err
+			}
+			return nil
 		},
 		"bucket": s.bucket.Check,
 	}
@@ -71,7 +80,7 @@ func (s *Server) serveReadiness(w http.ResponseWriter, r *http.Request) {
 	var running sync.WaitGroup
 	for name, check := range checks {
 		running.Go(func() {
-			err := check(ctx)
+			err := within(ctx, check)
 			mu.Lock()
 			defer mu.Unlock()
 			h.Checks[name] = "ok"
@@ -89,4 +98,17 @@ func (s *Server) serveReadiness(w http.ResponseWriter, r *http.Request) {
 		status = http.StatusServiceUnavailable
 	}
 	writeHealth(w, status, h)
+}
+
+// within calls f and does not wait for it once the context is over, also where f
+// heeds no context, as a file system that hangs.
+func within(ctx context.Context, f func(context.Context) error) error {
+	done := make(chan error, 1)
+	go func() { done <- f(ctx) }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("no answer within %s", checkTimeout)
+	}
 }

@@ -51,6 +51,8 @@ func TestMetrics(t *testing.T) {
 		`downlink_layout_cache_packages 1`,
 		`downlink_layout_cache_requests_total{result="hit"} 1`,
 		`downlink_layout_cache_requests_total{result="miss"} 1`,
+		`downlink_bucket_operations_total{operation="open",outcome="ok"} 6`,
+		`downlink_downloads_cut_total 0`,
 		`downlink_build_info{version=`,
 		`go_goroutines `,
 	} {
@@ -108,11 +110,25 @@ func TestReadiness(t *testing.T) {
 	}
 	check(http.StatusOK, "ok")
 
+	// A newer release has migrated the database: this one goes on.
+	db, err := server.OpenDatabase(t.Context(), d.Config.DataDir, d.Config.Database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := db.SQL().ExecContext(t.Context(), `INSERT INTO goose_db_version (version_id, is_applied) VALUES (9999, TRUE)`); err != nil {
+		t.Fatal(err)
+	}
+	check(http.StatusOK, "ok")
+
 	if err := d.Stop(); err != nil {
 		t.Fatal(err)
 	}
 	if status, body := d.admin("/readyz"); status != http.StatusServiceUnavailable || !strings.Contains(body, "stopping") {
 		t.Errorf("after the stop: status %d: %s", status, body)
+	}
+	if status, body := d.admin("/debug/pprof/cmdline"); status != http.StatusNotFound {
+		t.Errorf("the command line is told: status %d: %s", status, body)
 	}
 	if status, _ := d.admin("/healthz"); status != http.StatusOK {
 		t.Errorf("healthz: status %d", status)

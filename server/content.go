@@ -69,6 +69,7 @@ func (s *Server) serveContent(c echo.Context) error {
 	case err != nil && w.committed:
 		response.Status, response.Size, response.Committed = w.status, w.written, true
 		if _, ok := errors.AsType[*vzip.SourceError](err); ok { // otherwise the client went
+			s.metrics.cut.Inc()
 			s.log.WarnContext(ctx, "download cut",
 				slog.String("request_id", info.requestID), slog.String("package_id", info.packageID), slog.Any("error", err))
 		}

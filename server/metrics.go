@@ -24,9 +24,19 @@ type metrics struct {
 	duration *prometheus.HistogramVec
 	bytes    *prometheus.CounterVec
 	active   *prometheus.GaugeVec
+	bucket   *prometheus.CounterVec
+	cut      prometheus.Counter
 }
 
-func newMetrics(s *Server) *metrics {
+// newBucketMetrics returns the counter for [countBucket].
+func newBucketMetrics() *prometheus.CounterVec {
+	return prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "downlink_bucket_operations_total",
+		Help: "Operations on the bucket, by kind (list, read, stat, open, checksum) and outcome (ok, missing, changed, canceled, error). Bytes that break off later are not counted here.",
+	}, []string{"operation", "outcome"})
+}
+
+func newMetrics(s *Server, operations *prometheus.CounterVec) *metrics {
 	route := []string{"route"}
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
@@ -48,8 +58,13 @@ func newMetrics(s *Server) *metrics {
 			Name: "downlink_http_active_requests",
 			Help: "Requests that are being answered. On the route of packages these are the downloads under way.",
 		}, route),
+		bucket: operations,
+		cut: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "downlink_downloads_cut_total",
+			Help: "Downloads that were cut because an asset could not be read any more, or has changed. Those that clients gave up are not counted.",
+		}),
 	}
-	m.registry.MustRegister(m.requests, m.duration, m.bytes, m.active,
+	m.registry.MustRegister(m.bucket, m.cut, m.requests, m.duration, m.bytes, m.active,
 		&stateCollector{db: s.db, packager: s.packager}, cacheCollector{s.service}, buildInfo(),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m

@@ -99,7 +99,7 @@ func NewMock(config MockConfig) (*Mock, error) {
 		Catalog: world, Grants: world, Packages: world, Packager: world, Objects: world,
 		Keyring: keyring, LinkLifetime: c.LinkLifetime,
 	})
-	s.metrics = newMetrics(s)
+	s.metrics = newMetrics(s, newBucketMetrics())
 	routes, err := s.routes()
 	if err != nil {
 		return nil, err

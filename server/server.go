@@ -132,6 +132,8 @@ func New(ctx context.Context, config Config) (_ *Server, err error) {
 	if s.bucket, err = openBucket(ctx, config.Bucket); err != nil {
 		return nil, err
 	}
+	operations := newBucketMetrics()
+	s.bucket = countBucket(s.bucket, operations)
 	if err := os.MkdirAll(config.DataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
@@ -173,7 +175,7 @@ func New(ctx context.Context, config Config) (_ *Server, err error) {
 		LinkLifetime: config.LinkLifetime,
 		CacheBytes:   config.CacheBytes,
 	})
-	s.metrics = newMetrics(s)
+	s.metrics = newMetrics(s, operations)
 	if s.handler, err = s.routes(); err != nil {
 		return nil, err
 	}

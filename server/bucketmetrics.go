@@ -1,0 +1,82 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/downlink-go/downlink/server/internal/download"
+	"github.com/downlink-go/downlink/server/internal/packager"
+)
+
+// countedBucket counts the operations on a bucket.
+type countedBucket struct {
+	bucket
+	operations *prometheus.CounterVec
+}
+
+// countedStore is a countedBucket that knows checksums.
+type countedStore struct {
+	countedBucket
+	store packager.Checksummer
+}
+
+var _ packager.Checksummer = (*countedStore)(nil)
+
+// countBucket returns the bucket with its operations counted.
+func countBucket(b bucket, operations *prometheus.CounterVec) bucket {
+	counted := countedBucket{bucket: b, operations: operations}
+	if store, ok := b.(packager.Checksummer); ok {
+		return &countedStore{counted, store}
+	}
+	return &counted
+}
+
+func (b *countedBucket) count(operation string, err error) {
+	outcome := "ok"
+	switch {
+	case err == nil:
+	case errors.Is(err, download.ErrObjectNotFound):
+		outcome = "missing"
+	case errors.Is(err, download.ErrObjectChanged):
+		outcome = "changed"
+	case errors.Is(err, context.Canceled):
+		outcome = "canceled"
+	default:
+		outcome = "error"
+	}
+	b.operations.WithLabelValues(operation, outcome).Inc()
+}
+
+func (b *countedBucket) List(ctx context.Context, prefix string) ([]Object, []download.Detail, error) {
+	objects, findings, err := b.bucket.List(ctx, prefix)
+	b.count("list", err)
+	return objects, findings, err
+}
+
+func (b *countedBucket) Read(ctx context.Context, key string, limit int64) ([]byte, error) {
+	data, err := b.bucket.Read(ctx, key, limit)
+	b.count("read", err)
+	return data, err
+}
+
+func (b *countedBucket) Stat(ctx context.Context, key string) (Object, error) {
+	o, err := b.bucket.Stat(ctx, key)
+	b.count("stat", err)
+	return o, err
+}
+
+func (b *countedBucket) Open(ctx context.Context, o Object, off, n int64) (io.ReadCloser, error) {
+	r, err := b.bucket.Open(ctx, o, off, n)
+	b.count("open", err)
+	return r, err
+}
+
+// Checksum implements packager.Checksummer.
+func (b *countedStore) Checksum(ctx context.Context, o Object) (*Checksum, error) {
+	c, err := b.store.Checksum(ctx, o)
+	b.count("checksum", err)
+	return c, err
+}
