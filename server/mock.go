@@ -1,11 +1,9 @@
 package server
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/subtle"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -154,9 +152,10 @@ func (f *mockFaults) specFor(header, job string) (faultSpec, error) {
 	}
 	spec, err := parseFaults(header)
 	if err != nil {
-		e := &download.Error{Code: download.InvalidParameter, Message: MockFaultHeader + " is malformed"}
-		e.Details = []download.Detail{{Field: MockFaultHeader, Message: cmp.Or(err, errors.New("malformed")).Error()}}
-		return nil, e
+		return nil, &download.Error{
+			Code: download.InvalidParameter, Message: MockFaultHeader + " is malformed",
+			Details: []download.Detail{{Field: MockFaultHeader, Message: err.Error()}},
+		}
 	}
 	return spec, nil
 }

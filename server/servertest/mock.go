@@ -17,7 +17,8 @@ func New(t testing.TB, config server.MockConfig) string {
 	if err != nil {
 		t.Fatalf("servertest: %v", err)
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	var lc net.ListenConfig
+	listener, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatalf("servertest: %v", err)
 	}
