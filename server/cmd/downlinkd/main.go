@@ -85,6 +85,7 @@ Exit codes: 0 success, 1 failure, 2 wrong usage.`,
 	}
 	root.AddCommand(
 		newServeCommand(),
+		newConfigCommand(),
 		newMockCommand(),
 		newOrgCommand(),
 		newKeyCommand(),
@@ -118,11 +119,16 @@ func newGroup(use, short string, commands ...*cobra.Command) *cobra.Command {
 	return group
 }
 
+// variable is the environment variable of a flag.
+func variable(flag string) string {
+	return "DOWNLINK_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
+
 // fromEnvironment sets the flags that were not given from their variables.
 func fromEnvironment(flags *pflag.FlagSet) error {
 	var errs []error
 	flags.VisitAll(func(f *pflag.Flag) {
-		name := "DOWNLINK_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+		name := variable(f.Name)
 		value, ok := os.LookupEnv(name)
 		if f.Changed || !ok || value == "" || f.Name == "help" {
 			return
