@@ -57,7 +57,7 @@ type Download struct {
 	Expires time.Time
 	// Size of the ZIP in bytes, 0 if unknown.
 	Size int64
-	// PendingReason is "job-running", "checksumming" or empty.
+	// PendingReason is "job-running", "checksumming", "assembling" or empty.
 	PendingReason string
 	// Progress of the preparation from 0 to 1, -1 if unknown.
 	Progress float64

@@ -7,6 +7,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/downlink-go/downlink/server/internal/assemble"
 	"github.com/downlink-go/downlink/server/internal/download"
 	"github.com/downlink-go/downlink/server/internal/packager"
 )
@@ -35,6 +36,10 @@ func countBucket(b bucket, operations *prometheus.CounterVec) bucket {
 }
 
 func (b *countedBucket) count(operation string, err error) {
+	countOperation(b.operations, operation, err)
+}
+
+func countOperation(operations *prometheus.CounterVec, operation string, err error) {
 	outcome := "ok"
 	switch {
 	case err == nil:
@@ -47,7 +52,7 @@ func (b *countedBucket) count(operation string, err error) {
 	default:
 		outcome = "error"
 	}
-	b.operations.WithLabelValues(operation, outcome).Inc()
+	operations.WithLabelValues(operation, outcome).Inc()
 }
 
 func (b *countedBucket) List(ctx context.Context, prefix string) ([]Object, []download.Detail, error) {
@@ -79,4 +84,40 @@ func (b *countedStore) Checksum(ctx context.Context, o Object) (*Checksum, error
 	c, err := b.store.Checksum(ctx, o)
 	b.count("checksum", err)
 	return c, err
+}
+
+// countedAssembly counts those operations of a store that make packages.
+type countedAssembly struct {
+	assemble.Store
+	operations *prometheus.CounterVec
+}
+
+func (a *countedAssembly) Upload(ctx context.Context, key, upload string, number int, data []byte, sum uint32) (assemble.Stored, error) {
+	s, err := a.Store.Upload(ctx, key, upload, number, data, sum)
+	countOperation(a.operations, "upload", err)
+	return s, err
+}
+
+func (a *countedAssembly) Copy(ctx context.Context, key, upload string, number int, from Object, off, n int64) (assemble.Stored, error) {
+	s, err := a.Store.Copy(ctx, key, upload, number, from, off, n)
+	countOperation(a.operations, "copy", err)
+	return s, err
+}
+
+func (a *countedAssembly) Complete(ctx context.Context, key, upload string, parts []assemble.Stored) error {
+	err := a.Store.Complete(ctx, key, upload, parts)
+	countOperation(a.operations, "complete", err)
+	return err
+}
+
+func (a *countedAssembly) Find(ctx context.Context, key string) (int64, string, error) {
+	size, digest, err := a.Store.Find(ctx, key)
+	countOperation(a.operations, "find", err)
+	return size, digest, err
+}
+
+func (a *countedAssembly) Delete(ctx context.Context, key string) error {
+	err := a.Store.Delete(ctx, key)
+	countOperation(a.operations, "delete", err)
+	return err
 }

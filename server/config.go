@@ -17,10 +17,12 @@ import (
 // other field is a usable default.
 type Config struct {
 	// Bucket is the URL of the store that holds the assets: file:///data, or
-	// s3://name for S3 and what speaks its protocol. It is only read.
+	// s3://name for S3 and what speaks its protocol. It is only read, unless
+	// packages are assembled in it (see Delivery).
 	//
 	// The parameters of an s3 URL are region, prefix (of the keys, such as
-	// prefix=jobs), endpoint (such as https://s3.example.com) and use_path_style,
+	// prefix=jobs), endpoint (such as https://s3.example.com), public_endpoint
+	// (the same as consumers reach it, for URLs of the store) and use_path_style,
 	// and those of gocloud.dev/aws: profile, role, anonymous, dualstack, fips and
 	// rate_limiter_capacity. Credentials are found the way the AWS SDK finds
 	// them. They must allow to get objects and to list the bucket; to get
@@ -42,6 +44,8 @@ type Config struct {
 	// It must be there; a change of it is taken over within seconds. Defaults to
 	// signing-keys in the data directory, which is made if need be.
 	SigningKeysFile string
+	// Delivery is who sends packages to consumers. Defaults to [Stream].
+	Delivery Delivery
 	// Catalog knows the jobs. Defaults to the folders of the bucket.
 	Catalog Catalog
 	// PublicURL is the scheme, host and optional path that signed URLs start
@@ -99,6 +103,24 @@ type Config struct {
 	Log *slog.Logger
 }
 
+// Delivery is who sends packages to consumers.
+type Delivery string
+
+const (
+	// Stream has this server stream packages from their assets. Nothing is built.
+	Stream Delivery = "stream"
+	// Assemble has packages put together in the bucket, which copies all but the
+	// small assets, and signed URLs lead to the bucket. The bytes are the same.
+	// It takes a bucket of S3, and permission to put, list and abort uploads and
+	// to delete objects under .downlink/ there. Calls for a package answer
+	// pending, for the reason "assembling", until it is there. It is kept for
+	// half as long again as the URLs for it live.
+	//
+	// The store's credentials may be short-lived: no URL is announced to outlive
+	// them.
+	Assemble Delivery = "assemble"
+)
+
 // DefaultDataDir returns the folder for a user's server state:
 // $XDG_DATA_HOME/downlinkd or its counterpart on the system.
 func DefaultDataDir() string {
@@ -124,11 +146,18 @@ func (c Config) withDefaults() (Config, error) {
 	c.StallTimeout = cmp.Or(c.StallTimeout, time.Minute)
 	c.ShutdownTimeout = cmp.Or(c.ShutdownTimeout, 30*time.Second)
 	c.KeepPackages = cmp.Or(c.KeepPackages, 90*24*time.Hour)
+	c.Delivery = cmp.Or(c.Delivery, Stream)
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	if c.Bucket == "" {
 		return c, errors.New("bucket: missing; name the folder of the assets, such as file:///data")
+	}
+	switch {
+	case c.Delivery != Stream && c.Delivery != Assemble:
+		return c, fmt.Errorf("delivery %q: want %s or %s", c.Delivery, Stream, Assemble)
+	case c.Delivery == Assemble && !strings.HasPrefix(c.Bucket, "s3:"):
+		return c, fmt.Errorf("delivery %s: packages can be put together in a bucket of S3 alone; leave it out to stream them", Assemble)
 	}
 	if len(c.SigningKeys) > 0 && c.SigningKeysFile != "" {
 		return c, errors.New("signing keys: given themselves and as a file; leave one of them out")

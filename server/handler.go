@@ -57,7 +57,7 @@ func (h *handler) DownloadJob(ctx context.Context, r apiserver.DownloadJobReques
 		headers.PreferenceApplied = new("wait=" + strconv.Itoa(int(wait/time.Second)))
 	}
 	if d.State == download.Ready {
-		body.SignedURL = cmp.Or(h.publicURL, info.origin) + contentPath(d.Token, d.Filename)
+		body.SignedURL = cmp.Or(d.URL, cmp.Or(h.publicURL, info.origin)+contentPath(d.Token, d.Filename))
 		headers.DownlinkExpires = new(d.Expires.UTC().Format(time.RFC3339))
 		headers.DownlinkPackageSize = &d.Size
 	} else {

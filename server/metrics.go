@@ -32,7 +32,7 @@ type metrics struct {
 func newBucketMetrics() *prometheus.CounterVec {
 	return prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "downlink_bucket_operations_total",
-		Help: "Operations on the bucket, by kind (list, read, stat, open, checksum) and outcome (ok, missing, changed, canceled, error). Bytes that break off later are not counted here.",
+		Help: "Operations on the bucket, by kind (list, read, stat, open, checksum, and upload, copy, complete, find and delete of assembled packages) and outcome (ok, missing, changed, canceled, error). Bytes that break off later are not counted here.",
 	}, []string{"operation", "outcome"})
 }
 

@@ -25,10 +25,11 @@ import (
 
 	"github.com/downlink-go/downlink/server/internal/download"
 	"github.com/downlink-go/downlink/server/internal/packager"
+	"github.com/downlink-go/downlink/server/internal/vzip"
 )
 
-// objectStore is a bucket of S3, or of a store that speaks its protocol. It is
-// only read.
+// objectStore is a bucket of S3, or of a store that speaks its protocol. Nothing
+// is written to it but assembled packages (see multipart.go).
 //
 // An object is pinned by its entity tag: every read is conditional on it, and
 // what comes back is checked against it, for stores that know no conditions. A
@@ -40,6 +41,10 @@ import (
 // looks escaped cannot be read, and hides the checksums.
 type objectStore struct {
 	client *s3.Client
+	// patient is a client for what the store may work on for long without a word.
+	patient *s3.Client
+	// public is a client with the endpoint that consumers know, to sign URLs.
+	public *s3.Client
 	name   string
 	prefix string // of all keys, empty or with a slash at the end
 	page   int32  // of a listing; 0 for as many as the store gives
@@ -50,6 +55,8 @@ var _ packager.Checksummer = (*objectStore)(nil)
 const (
 	// storeStall is after how long without a byte the store is given up on.
 	storeStall = time.Minute
+	// copyStall is the same where the store copies up to 5 GiB.
+	copyStall = 10 * time.Minute
 	// storeConnections is how many connections are kept for the next requests.
 	storeConnections = 256
 	// maxResumptions is how often in a row a stream is taken up again that
@@ -72,9 +79,12 @@ func openObjectStore(ctx context.Context, u *url.URL) (*objectStore, error) {
 	if b.prefix = strings.Trim(take(q, "prefix"), "/"); b.prefix != "" {
 		b.prefix += "/"
 	}
-	endpoint := take(q, "endpoint")
-	if e, err := url.Parse(endpoint); endpoint != "" && (err != nil || e.Host == "" || e.User != nil) {
-		return fail(errors.New("endpoint: want a URL such as https://s3.example.com"))
+	var endpoints [2]string
+	for i, name := range []string{"endpoint", "public_endpoint"} {
+		endpoints[i] = take(q, name)
+		if e, err := url.Parse(endpoints[i]); endpoints[i] != "" && (err != nil || e.Host == "" || e.User != nil) {
+			return fail(errors.New(name + ": want a URL such as https://s3.example.com"))
+		}
 	}
 	pathStyle, err := strconv.ParseBool(cmp.Or(take(q, "use_path_style"), "false"))
 	if err != nil {
@@ -84,26 +94,19 @@ func openObjectStore(ctx context.Context, u *url.URL) (*objectStore, error) {
 	if err != nil {
 		return fail(err)
 	}
-	b.client = s3.NewFromConfig(config, func(o *s3.Options) {
-		if endpoint != "" {
-			o.BaseEndpoint = &endpoint
-		}
-		o.UsePathStyle = pathStyle
-		// The package's own CRC-32s are what the bytes are checked with.
-		o.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
-		o.HTTPClient = awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
-			t.MaxIdleConns, t.MaxIdleConnsPerHost = storeConnections, storeConnections
-			t.ResponseHeaderTimeout = storeStall
-			dial := t.DialContext
-			t.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
-				conn, err := dial(ctx, network, address)
-				if err != nil {
-					return nil, err
-				}
-				return &stallConn{conn}, nil
+	client := func(endpoint string, stall time.Duration) *s3.Client {
+		return s3.NewFromConfig(config, func(o *s3.Options) {
+			if endpoint != "" {
+				o.BaseEndpoint = &endpoint
 			}
+			o.UsePathStyle = pathStyle
+			// The package's own CRC-32s are what the bytes are checked with.
+			o.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
+			o.HTTPClient = storeHTTPClient(stall)
 		})
-	})
+	}
+	b.client, b.patient = client(endpoints[0], storeStall), client(endpoints[0], copyStall)
+	b.public = client(cmp.Or(endpoints[1], endpoints[0]), storeStall)
 	if err := b.pages(ctx, b.listing("", "", 1), func(*s3.ListObjectsV2Output) bool { return false }); err != nil {
 		return fail(fmt.Errorf("cannot be listed: %w", err))
 	}
@@ -117,11 +120,30 @@ func take(q url.Values, name string) string {
 	return value
 }
 
-// stallConn is a connection that fails where nothing arrives for storeStall.
-type stallConn struct{ net.Conn }
+// storeHTTPClient returns a client that gives up when nothing arrives for stall.
+func storeHTTPClient(stall time.Duration) *awshttp.BuildableClient {
+	return awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
+		t.MaxIdleConns, t.MaxIdleConnsPerHost = storeConnections, storeConnections
+		t.ResponseHeaderTimeout = stall
+		dial := t.DialContext
+		t.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := dial(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			return &stallConn{conn, stall}, nil
+		}
+	})
+}
+
+// stallConn is a connection that fails where nothing arrives for so long.
+type stallConn struct {
+	net.Conn
+	stall time.Duration
+}
 
 func (c *stallConn) Read(p []byte) (int, error) {
-	if err := c.SetReadDeadline(time.Now().Add(storeStall)); err != nil {
+	if err := c.SetReadDeadline(time.Now().Add(c.stall)); err != nil {
 		return 0, err
 	}
 	return c.Conn.Read(p)
@@ -393,7 +415,7 @@ func (b *objectStore) combineParts(ctx context.Context, o Object, composite, cou
 				return nil, nil
 			}
 			n := aws.ToInt64(part.Size)
-			sum = packager.CombineCRC32(sum, crc, n)
+			sum = vzip.CombineCRC32(sum, crc, n)
 			of = crc32.Update(of, crc32.IEEETable, binary.BigEndian.AppendUint32(nil, crc))
 			size += n
 			parts++

@@ -40,12 +40,12 @@ func (s *secrets) add(secret string) {
 	s.list[secret[len(secret)-30:]] = true
 }
 
-var tokenPattern = regexp.MustCompile(`/packages/([A-Za-z0-9_-]{60,})/`)
+var tokenPattern = regexp.MustCompile(`/packages/([A-Za-z0-9_-]{60,})/|X-Amz-Signature=([0-9a-f]{64})`)
 
-// addTokens adds those of the signed URLs in an answer.
+// addTokens adds those of the signed URLs in an answer, ours or the store's.
 func (s *secrets) addTokens(body []byte) {
 	for _, m := range tokenPattern.FindAllSubmatch(body, -1) {
-		s.add(string(m[1]))
+		s.add(string(m[1]) + string(m[2]))
 	}
 }
 

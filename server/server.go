@@ -14,6 +14,7 @@ import (
 
 	"github.com/gofrs/flock"
 	"github.com/labstack/echo/v4"
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
 
@@ -83,6 +84,12 @@ func New(ctx context.Context, config Config) (_ *Server, err error) {
 		return nil, err
 	}
 	operations := newBucketMetrics()
+	store, _ := s.bucket.(*objectStore)
+	if config.Delivery == Assemble {
+		if err := store.checkAssembly(ctx); err != nil {
+			return nil, fmt.Errorf("bucket %s: %w", redactURL(config.Bucket), err)
+		}
+	}
 	s.bucket = countBucket(s.bucket, operations)
 	if err := os.MkdirAll(config.DataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
@@ -106,6 +113,7 @@ func New(ctx context.Context, config Config) (_ *Server, err error) {
 		Logger:     config.Log,
 		SkipSHA256: config.SkipSHA256,
 		KeepFor:    max(config.KeepPackages, 0),
+		Assembly:   s.assembly(store, operations),
 	}); err != nil {
 		return nil, err
 	}
@@ -114,7 +122,7 @@ func New(ctx context.Context, config Config) (_ *Server, err error) {
 	if jobs == nil {
 		jobs = &bucketCatalog{bucket: s.bucket}
 	}
-	s.service = download.NewService(download.Config{
+	service := download.Config{
 		Catalog:      jobs,
 		Grants:       s.db,
 		Packages:     s.db,
@@ -124,7 +132,11 @@ func New(ctx context.Context, config Config) (_ *Server, err error) {
 		Limits:       download.Limits{Entries: config.MaxEntries, Bytes: config.MaxBytes},
 		LinkLifetime: config.LinkLifetime,
 		CacheBytes:   config.CacheBytes,
-	})
+	}
+	if config.Delivery == Assemble {
+		service.Assembler, service.Presigner = s.packager, store
+	}
+	s.service = download.NewService(service)
 	s.metrics = newMetrics(s, operations)
 	if s.handler, err = s.routes(); err != nil {
 		return nil, err
@@ -133,6 +145,16 @@ func New(ctx context.Context, config Config) (_ *Server, err error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// assembly returns what the packager needs to put packages together in the store,
+// and to delete those that are there, also when no more are wanted. It is nil for
+// other buckets.
+func (s *Server) assembly(store *objectStore, operations *prometheus.CounterVec) *packager.Assembly {
+	if store == nil {
+		return nil
+	}
+	return &packager.Assembly{Store: &countedAssembly{store, operations}, Source: s.source}
 }
 
 // loadKeyring takes the signing keys from the configuration or the file.

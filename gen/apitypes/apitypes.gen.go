@@ -68,6 +68,7 @@ func (e ErrorCode) Valid() bool {
 
 // Defines values for PendingReason.
 const (
+	PendingReasonAssembling   PendingReason = "assembling"
 	PendingReasonChecksumming PendingReason = "checksumming"
 	PendingReasonJobRunning   PendingReason = "job-running"
 )
@@ -75,6 +76,8 @@ const (
 // Valid indicates whether the value is a known member of the PendingReason enum.
 func (e PendingReason) Valid() bool {
 	switch e {
+	case PendingReasonAssembling:
+		return true
 	case PendingReasonChecksumming:
 		return true
 	case PendingReasonJobRunning:
@@ -170,6 +173,7 @@ type Identifier = string
 
 // PendingReason * `job-running`: the job itself has not finished.
 // * `checksumming`: the assets are being read once to learn their checksums.
+// * `assembling`: the package is being put together in the object store that will send it.
 type PendingReason string
 
 // JobID 1 to 128 characters; letters, digits and `. _ ~ -`, a letter or digit first.

@@ -245,9 +245,7 @@ func fillS3(t *testing.T, content map[string][]byte) string {
 		BaseEndpoint: aws.String(q.Get("endpoint")),
 		Region:       q.Get("region"),
 		UsePathStyle: true,
-		Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
-			return aws.Credentials{AccessKeyID: os.Getenv("AWS_ACCESS_KEY_ID"), SecretAccessKey: os.Getenv("AWS_SECRET_ACCESS_KEY")}, nil
-		}),
+		Credentials:  environment(),
 	})
 	prefix := fmt.Sprintf("replicas-%016x", mathrand.Uint64())
 	for name, data := range content {
@@ -266,4 +264,11 @@ func fillS3(t *testing.T, content map[string][]byte) string {
 	q.Set("prefix", prefix)
 	u.RawQuery = q.Encode()
 	return u.String()
+}
+
+// environment are the credentials in the environment.
+func environment() aws.CredentialsProvider {
+	return aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
+		return aws.Credentials{AccessKeyID: os.Getenv("AWS_ACCESS_KEY_ID"), SecretAccessKey: os.Getenv("AWS_SECRET_ACCESS_KEY")}, nil
+	})
 }

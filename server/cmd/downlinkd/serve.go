@@ -34,7 +34,7 @@ func newServeCommand() *cobra.Command {
 downloads finish for --shutdown-timeout; a second signal ends it at once.
 
 The bucket holds the assets as <workflow>/<job>/inputs/... and outputs/...; it
-is only read. The data directory holds the server's own state. A bucket of S3 is
+is only read, unless packages are put together in it (--delivery assemble). The data directory holds the server's own state. A bucket of S3 is
 written s3://name?region=...&prefix=..., with endpoint=https://... and
 use_path_style=true for other stores of its kind; credentials come the way the
 AWS SDK finds them, from AWS_ACCESS_KEY_ID and so on.
@@ -69,6 +69,7 @@ all of them verify).`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&config.Bucket, "bucket", "", "URL of the store of the assets, such as file:///data or s3://name (required)")
+	f.StringVar((*string)(&config.Delivery), "delivery", string(server.Stream), "who sends packages: this server (stream), or the bucket, once they are put together there (assemble; for S3)")
 	f.StringVar(&listen, "listen", "localhost:8080", "address to listen on; port 0 takes a free one")
 	f.StringVar(&admin, "admin-listen", "", "address for operators, such as localhost:9090: /healthz, /readyz, /metrics, /debug/pprof (default none)")
 	stateFlags(cmd, &config.DataDir, &config.Database)

@@ -3,7 +3,6 @@ package catalog
 import (
 	"context"
 	"database/sql"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -186,12 +185,8 @@ func scanPackage(row scanner) (download.Package, error) {
 	}
 	p.Started, p.Created = fromMicros(started), fromMicros(created)
 	p.Updated, p.Requested = fromMicros(updated), fromMicros(requested)
-	if failure != nil {
-		f := &storedFailure{}
-		if err := json.Unmarshal(failure, f); err != nil {
-			return download.Package{}, fmt.Errorf("decode failure of package %s: %w", p.ID, err)
-		}
-		p.Failure = &download.Error{Code: f.Code, Message: f.Message, Details: f.Details}
+	if p.Failure, err = scanFailure(failure); err != nil {
+		return download.Package{}, fmt.Errorf("package %s: %w", p.ID, err)
 	}
 	return p, nil
 }

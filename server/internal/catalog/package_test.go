@@ -41,7 +41,7 @@ func plan(job string, n int) *download.Plan {
 func pending(p *download.Plan) download.Package {
 	_, missing := p.Missing()
 	return download.Package{ID: p.ID, WorkflowID: p.WorkflowID, JobID: p.JobID, State: download.Pending,
-		Entries: len(p.Entries), BytesTotal: missing}
+		Entries: len(p.Entries), Progress: download.Progress{BytesTotal: missing}}
 }
 
 func nothing(*sql.Tx, catalog.Run) error { return nil }

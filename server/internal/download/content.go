@@ -21,6 +21,15 @@ type Content struct {
 	objects Objects
 }
 
+// NewContent lays out a plan that has all checksums.
+func NewContent(plan *Plan, objects Objects) (*Content, error) {
+	layout, err := plan.Layout()
+	if err != nil {
+		return nil, err
+	}
+	return &Content{Plan: plan, Layout: layout, objects: objects}, nil
+}
+
 // Open implements [vzip.Source]. An object that is gone or changed gives an
 // [Error] with PackageOutdated.
 func (c *Content) Open(ctx context.Context, i int, off, n int64) (io.ReadCloser, error) {
@@ -57,11 +66,7 @@ func newContentCache(packages Packages, objects Objects, maxBytes int64) *conten
 		if n, _ := plan.Missing(); n > 0 {
 			return nil, ErrPackageNotFound // links are signed for ready packages alone
 		}
-		layout, err := plan.Layout()
-		if err != nil {
-			return nil, err
-		}
-		return &Content{Plan: plan, Layout: layout, objects: objects}, nil
+		return NewContent(plan, objects)
 	}
 	return &contentCache{
 		cache: otter.Must(&otter.Options[uuid.UUID, *Content]{

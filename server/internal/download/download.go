@@ -117,6 +117,40 @@ const (
 	Failed  State = "failed"  // gave up; the next request starts again
 )
 
+// Progress tells how far work in the background is.
+type Progress struct {
+	// BytesTotal is what has to be gone through, and BytesDone how much of it
+	// has been.
+	BytesTotal int64
+	BytesDone  int64
+	// Started is when the work began, zero until then, and Updated when it was
+	// last heard of. Time between two turns of work is left out.
+	Started time.Time
+	Updated time.Time
+}
+
+// TimeLeft estimates how long the work will take, from the rate at which it has
+// gone so far.
+func (p Progress) TimeLeft() time.Duration {
+	const typicalRate = 200e6 // bytes per second, until there is a measured one
+	left := float64(max(p.BytesTotal-p.BytesDone, 0))
+	rate := typicalRate
+	if worked := p.Updated.Sub(p.Started); !p.Started.IsZero() && worked > time.Second && p.BytesDone > 0 {
+		rate = float64(p.BytesDone) / worked.Seconds()
+	}
+	// The bound keeps stalled work from an estimate of years.
+	return time.Duration(min(left/rate, 24*3600) * float64(time.Second))
+}
+
+// Share returns the part that is done, from 0 to 1, or -1 where there is nothing
+// to do.
+func (p Progress) Share() float64 {
+	if p.BytesTotal <= 0 {
+		return -1
+	}
+	return min(float64(p.BytesDone)/float64(p.BytesTotal), 1)
+}
+
 // ErrPackageNotFound says that no package has the identifier asked for.
 var ErrPackageNotFound = errors.New("package not found")
 
@@ -134,18 +168,32 @@ type Package struct {
 	Size   int64
 	Digest []byte
 
-	// BytesTotal is what had to be read when the package was planned, and
-	// BytesDone how much of it has been. Started is when reading began (zero
-	// until then); together with Updated they give the rate.
-	BytesTotal int64
-	BytesDone  int64
-	Started    time.Time
+	// Progress is that of reading what had no checksum when the package was
+	// planned.
+	Progress
 
 	// Failure is why it failed, nil otherwise.
 	Failure *Error
 
 	Created time.Time
-	Updated time.Time
 	// Requested is when the package was last asked for, to within an hour.
 	Requested time.Time
+}
+
+// Assembly is a ready package as one object of the store, for links that lead
+// there. A package has at most one at a time.
+type Assembly struct {
+	ID        uuid.UUID
+	PackageID uuid.UUID
+	// Key is that of the object, and no other assembly's.
+	Key   string
+	State State
+	// Progress is that of uploading and copying the bytes of the package.
+	Progress
+	// Upload is the multipart upload that is under way, if there is one.
+	Upload string
+	// Expires is until when the object is kept at least.
+	Expires time.Time
+	// Failure is why it failed, nil otherwise.
+	Failure *Error
 }

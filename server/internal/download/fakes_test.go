@@ -35,7 +35,6 @@ type world struct {
 	plan    func(id uuid.UUID) (*Plan, error)
 	prepare func(plan *Plan) (Package, error)
 	wait    func(id uuid.UUID, d time.Duration) (Package, error)
-	left    time.Duration
 }
 
 func (w *world) Job(_ context.Context, workflowID, jobID string) (Job, error) {
@@ -61,5 +60,3 @@ func (w *world) Prepare(_ context.Context, plan *Plan) (Package, error) { return
 func (w *world) Wait(_ context.Context, id uuid.UUID, d time.Duration) (Package, error) {
 	return w.wait(id, d)
 }
-
-func (w *world) TimeLeft(Package) time.Duration { return w.left }

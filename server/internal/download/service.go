@@ -49,8 +49,25 @@ type Packager interface {
 	// Wait returns the package as soon as it is not pending any more, or as it
 	// is after d.
 	Wait(ctx context.Context, id uuid.UUID, d time.Duration) (Package, error)
-	// TimeLeft estimates how long a pending package will take.
-	TimeLeft(p Package) time.Duration
+}
+
+// Assembler puts ready packages together in the store.
+type Assembler interface {
+	// Assemble makes the package's object exist and keeps it until the given
+	// time at least: ready if it is there already, pending with the work queued
+	// if not. Any number of concurrent calls make one object.
+	Assemble(ctx context.Context, p Package, filename string, until time.Time) (Assembly, error)
+	// WaitAssembled returns the assembly as soon as it is not pending any more,
+	// or as it is after d.
+	WaitAssembled(ctx context.Context, id uuid.UUID, d time.Duration) (Assembly, error)
+}
+
+// Presigner makes links to objects of the store.
+type Presigner interface {
+	// Presign returns a URL to get the object with, as a file of this name, and
+	// when it expires: at the given time, to the second, or before, if the
+	// credentials that it is signed with do.
+	Presign(ctx context.Context, key, filename string, expires time.Time) (string, time.Time, error)
 }
 
 // Limits bound one package. A job beyond them is an [Error] with
@@ -71,6 +88,11 @@ type Config struct {
 	Objects  Objects
 	Keyring  *Keyring
 	Limits   Limits
+
+	// Assembler and Presigner have packages delivered by the store. Without them
+	// links lead to this server, which streams the packages.
+	Assembler Assembler
+	Presigner Presigner
 
 	// LinkLifetime is the shortest life of a signed link. Large packages get
 	// longer ones: twice what they take at 1 MiB/s, seven days at most.
@@ -130,6 +152,7 @@ type Reason string
 const (
 	JobIsRunning Reason = "job-running"
 	Checksumming Reason = "checksumming"
+	Assembling   Reason = "assembling"
 )
 
 // Download is the answer to a [Request].
@@ -144,7 +167,9 @@ type Download struct {
 	Progress   float64
 
 	// When ready: the token of the signed link and the name of the file it ends
-	// in, when it expires, and the size of the ZIP in bytes.
+	// in, or a URL of the store instead of both, when that expires, and the size
+	// of the ZIP in bytes.
+	URL      string
 	Token    string
 	Filename string
 	Expires  time.Time
@@ -209,7 +234,31 @@ func (s *Service) attempt(ctx context.Context, r Request, deadline time.Time) (D
 	if err != nil {
 		return Download{}, err
 	}
+	if p.State == Ready && s.Assembler != nil {
+		return s.assembled(ctx, p, deadline)
+	}
 	return s.answer(p, r.KeyID)
+}
+
+// assembled answers with a link to the store, once the package is there.
+func (s *Service) assembled(ctx context.Context, p Package, deadline time.Time) (Download, error) {
+	name := Filename(p.WorkflowID, p.JobID)
+	expires := s.Now().Add(s.lifetime(p.Size)).Truncate(time.Second)
+	a, err := s.Assembler.Assemble(ctx, p, name, expires)
+	if wait := deadline.Sub(s.Now()); err == nil && a.State == Pending && wait > 0 {
+		a, err = s.Assembler.WaitAssembled(ctx, a.ID, wait)
+	}
+	switch {
+	case err != nil:
+		return Download{}, err
+	case a.State == Failed && a.Failure != nil:
+		return Download{}, a.Failure
+	case a.State != Ready:
+		return Download{ID: p.ID, State: Pending, Reason: Assembling, RetryAfter: a.TimeLeft(), Progress: a.Share()}, nil
+	}
+	d := Download{ID: p.ID, State: Ready, Size: p.Size}
+	d.URL, d.Expires, err = s.Presigner.Presign(ctx, a.Key, name, expires)
+	return d, err
 }
 
 // Plan plans the package of a job as the job is now. While the job is running
@@ -249,14 +298,10 @@ func (s *Service) answer(p Package, keyID string) (Download, error) {
 		return Download{}, p.Failure
 	case Pending:
 		d.Reason = Checksumming
-		d.RetryAfter = s.Packager.TimeLeft(p)
-		d.Progress = -1
-		if p.BytesTotal > 0 {
-			d.Progress = min(float64(p.BytesDone)/float64(p.BytesTotal), 1)
-		}
+		d.RetryAfter, d.Progress = p.TimeLeft(), p.Share()
 	case Ready:
 		d.Size = p.Size
-		d.Filename = filename(p.WorkflowID, p.JobID)
+		d.Filename = Filename(p.WorkflowID, p.JobID)
 		d.Expires = s.Now().Add(s.lifetime(p.Size)).Truncate(time.Second)
 		d.Token = s.Keyring.Sign(Link{Package: p.ID, Digest: [8]byte(p.Digest), Expires: d.Expires, KeyID: keyID}, d.Filename)
 	}
@@ -269,7 +314,8 @@ func (s *Service) lifetime(size int64) time.Duration {
 	return min(max(s.LinkLifetime, needed), maxLinkLifetime)
 }
 
-func filename(workflowID, jobID string) string { return workflowID + "_" + jobID + ".zip" }
+// Filename returns the name of the file that a package is downloaded as.
+func Filename(workflowID, jobID string) string { return workflowID + "_" + jobID + ".zip" }
 
 // pin asks the store for the assets that are not pinned to a version yet, and
 // checks what was promised of them.

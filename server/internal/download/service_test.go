@@ -76,8 +76,8 @@ func TestDownloadStates(t *testing.T) {
 		{name: "new, pending", prepared: &Package{State: Pending}, want: Pending},
 		{name: "ready", stored: &Package{State: Ready}, want: Ready},
 		{name: "pending", stored: &Package{State: Pending}, want: Pending},
-		{name: "failed just now", stored: &Package{State: Failed, Failure: assetMissing, Updated: now.Add(-9 * time.Second)}, err: AssetMissing},
-		{name: "failed before", stored: &Package{State: Failed, Failure: assetMissing, Updated: now.Add(-11 * time.Second)}, prepared: &Package{State: Pending}, want: Pending},
+		{name: "failed just now", stored: &Package{State: Failed, Failure: assetMissing, Progress: Progress{Updated: now.Add(-9 * time.Second)}}, err: AssetMissing},
+		{name: "failed before", stored: &Package{State: Failed, Failure: assetMissing, Progress: Progress{Updated: now.Add(-11 * time.Second)}}, prepared: &Package{State: Pending}, want: Pending},
 		{name: "fails at once", prepared: &Package{State: Failed, Failure: &Error{Code: Unavailable}}, err: Unavailable},
 	}
 	for _, tt := range tests {
@@ -117,19 +117,39 @@ func TestDownloadStates(t *testing.T) {
 	}
 }
 
+func TestTimeLeft(t *testing.T) {
+	t.Parallel()
+	begun := time.Date(2026, 5, 1, 0, 0, 0, 0, time.UTC)
+	for _, tt := range []struct {
+		name     string
+		progress Progress
+		want     time.Duration
+	}{
+		{"nothing left", Progress{}, 0},
+		{"not begun", Progress{BytesTotal: 1e9}, 5 * time.Second},
+		{"just begun", Progress{BytesTotal: 1e9, Started: begun, Updated: begun}, 5 * time.Second},
+		{"measured", Progress{BytesTotal: 10e9, BytesDone: 4e9, Started: begun, Updated: begun.Add(8 * time.Second)}, 12 * time.Second},
+		{"stalled", Progress{BytesTotal: 1 << 50, BytesDone: 1, Started: begun, Updated: begun.Add(time.Hour)}, 24 * time.Hour},
+	} {
+		if got := tt.progress.TimeLeft().Round(time.Millisecond); got != tt.want {
+			t.Errorf("%s: got %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}
+
 func TestDownloadProgress(t *testing.T) {
 	t.Parallel()
 	w := newWorld()
-	w.left = 7 * time.Second
 	for _, tt := range []struct {
 		total, done int64
 		want        float64
-	}{{0, 0, -1}, {100, 0, 0}, {100, 42, 0.42}, {100, 100, 1}, {100, 120, 1}} {
+		left        time.Duration
+	}{{0, 0, -1, 0}, {100e9, 0, 0, 500 * time.Second}, {100e9, 42e9, 0.42, 290 * time.Second}, {100, 100, 1, 0}, {100, 120, 1, 0}} {
 		w.prepare = func(p *Plan) (Package, error) {
-			return Package{ID: p.ID, State: Pending, BytesTotal: tt.total, BytesDone: tt.done}, nil
+			return Package{ID: p.ID, State: Pending, Progress: Progress{BytesTotal: tt.total, BytesDone: tt.done}}, nil
 		}
 		d, err := w.service(t).Download(t.Context(), request)
-		if err != nil || d.Progress != tt.want || d.RetryAfter != 7*time.Second || d.Reason != Checksumming {
+		if err != nil || d.Progress != tt.want || d.RetryAfter != tt.left || d.Reason != Checksumming {
 			t.Errorf("%d of %d bytes: %+v, %v, want progress %v", tt.done, tt.total, d, err, tt.want)
 		}
 	}

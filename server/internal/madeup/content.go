@@ -6,7 +6,7 @@ import (
 	"math/rand/v2"
 	"sync"
 
-	"github.com/downlink-go/downlink/server/internal/packager"
+	"github.com/downlink-go/downlink/server/internal/vzip"
 )
 
 // An asset repeats one pattern of this many bytes, from a place of its own. It is
@@ -47,14 +47,14 @@ func (c *checksums) of(seed int) uint32 {
 		part, length := crc32.ChecksumIEEE(p[:period]), int64(period)
 		for ; repeats > 0; repeats >>= 1 {
 			if repeats&1 != 0 {
-				sum = packager.CombineCRC32(sum, part, length)
+				sum = vzip.CombineCRC32(sum, part, length)
 			}
-			part = packager.CombineCRC32(part, part, length)
+			part = vzip.CombineCRC32(part, part, length)
 			length *= 2
 		}
 	}
 	rest := c.size % period
-	sum = packager.CombineCRC32(sum, crc32.ChecksumIEEE(p[:rest]), rest)
+	sum = vzip.CombineCRC32(sum, crc32.ChecksumIEEE(p[:rest]), rest)
 	c.known[seed] = sum
 	return sum
 }

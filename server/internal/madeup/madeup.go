@@ -147,7 +147,8 @@ func (w *World) Prepare(_ context.Context, plan *download.Plan) (download.Packag
 	defer w.mu.Unlock()
 	m := made{plan, download.Package{
 		ID: plan.ID, WorkflowID: plan.WorkflowID, JobID: plan.JobID, State: download.Ready,
-		Entries: len(plan.Entries), Size: layout.Size(), Digest: digest[:], Created: written, Updated: written,
+		Entries: len(plan.Entries), Size: layout.Size(), Digest: digest[:], Created: written,
+		Progress: download.Progress{Updated: written},
 	}}
 	w.packages[plan.ID] = m
 	return m.state, nil
@@ -157,6 +158,3 @@ func (w *World) Prepare(_ context.Context, plan *download.Plan) (download.Packag
 func (w *World) Wait(ctx context.Context, id uuid.UUID, _ time.Duration) (download.Package, error) {
 	return w.Package(ctx, id)
 }
-
-// TimeLeft implements [download.Packager].
-func (w *World) TimeLeft(download.Package) time.Duration { return 0 }

@@ -46,7 +46,7 @@ func (p *Packager) checksum(ctx context.Context, plan *download.Plan, report fun
 	defer cancel(nil)
 	var flusher sync.WaitGroup
 	flusher.Go(func() {
-		if err := l.flushRegularly(workCtx); err != nil {
+		if err := regularly(workCtx, func() error { return l.flush(workCtx) }); err != nil {
 			cancel(err)
 		}
 	})
@@ -155,9 +155,10 @@ func (l *ledger) finish(a *asset, sum download.Checksum) {
 	delete(l.cursors, a)
 }
 
-// flushRegularly flushes until ctx is over. It puts up with a database that
-// cannot be reached for half as long as the lease lasts.
-func (l *ledger) flushRegularly(ctx context.Context) error {
+// regularly calls f, which stores how far work has come, until ctx is over. It
+// puts up with a database that cannot be reached for half as long as the lease
+// lasts.
+func regularly(ctx context.Context, f func() error) error {
 	tick := time.NewTicker(flushInterval)
 	defer tick.Stop()
 	succeeded := time.Now()
@@ -167,7 +168,7 @@ func (l *ledger) flushRegularly(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		err := l.flush(ctx)
+		err := f()
 		if err == nil {
 			succeeded = time.Now()
 			continue

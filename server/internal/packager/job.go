@@ -31,8 +31,10 @@ func newPackageArgs(run catalog.Run) packageArgs {
 
 func (packageArgs) Kind() string { return "package" }
 
-// InsertOpts make a job unique while there is one that is not over.
-func (packageArgs) InsertOpts() river.InsertOpts {
+func (packageArgs) InsertOpts() river.InsertOpts { return uniqueWork() }
+
+// uniqueWork makes a job unique while there is one that is not over.
+func uniqueWork() river.InsertOpts {
 	return river.InsertOpts{MaxAttempts: maxAttempts, UniqueOpts: river.UniqueOpts{
 		ByArgs: true,
 		ByState: []rivertype.JobState{rivertype.JobStateAvailable, rivertype.JobStatePending,
@@ -45,9 +47,13 @@ type packageWorker struct {
 	packager *Packager
 }
 
-// NextRetry waits 2, 8 and 32 seconds.
 func (w *packageWorker) NextRetry(job *river.Job[packageArgs]) time.Time {
-	return time.Now().Add(w.packager.backoff << (2 * min(len(job.Errors), maxAttempts)))
+	return w.packager.nextRetry(job.JobRow)
+}
+
+// nextRetry waits 2, 8 and 32 seconds.
+func (p *Packager) nextRetry(job *rivertype.JobRow) time.Time {
+	return time.Now().Add(p.backoff << (2 * min(len(job.Errors), maxAttempts)))
 }
 
 func (w *packageWorker) Work(ctx context.Context, job *river.Job[packageArgs]) error {
@@ -62,6 +68,21 @@ func (w *packageWorker) Work(ctx context.Context, job *river.Job[packageArgs]) e
 	log := p.Logger.With("package_id", id, "workflow_id", work.Package.WorkflowID, "job_id", work.Package.JobID)
 	start := time.Now()
 	err = p.complete(ctx, work)
+	if err == nil {
+		log.InfoContext(ctx, "package ready", "bytes_read", work.Package.BytesTotal-work.Package.BytesDone, "duration", time.Since(start))
+	}
+	return p.settle(ctx, log, "package", id, work, job.JobRow, err)
+}
+
+// held is work that was claimed.
+type held interface {
+	Release(ctx context.Context) error
+	Fail(ctx context.Context, failure *download.Error) error
+}
+
+// settle stores how a turn of work has ended, tells those who wait, and returns
+// what the queue has to know.
+func (p *Packager) settle(ctx context.Context, log *slog.Logger, what string, id uuid.UUID, work held, job *rivertype.JobRow, err error) error {
 	// What follows says what has happened, which is so whatever becomes of ctx.
 	settle, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
@@ -70,21 +91,20 @@ func (w *packageWorker) Work(ctx context.Context, job *river.Job[packageArgs]) e
 	switch {
 	case err == nil:
 		p.finished.tell(id)
-		log.InfoContext(ctx, "package ready", "bytes_read", work.Package.BytesTotal-work.Package.BytesDone, "duration", time.Since(start))
 		return nil
 	case errors.Is(err, catalog.ErrNotHeld):
-		log.WarnContext(ctx, "package taken over by another server or deleted")
+		log.WarnContext(ctx, what+" taken over by another server or deleted")
 		return nil
 	case ctx.Err() != nil:
-		log.InfoContext(settle, "package put back in the queue")
+		log.InfoContext(settle, what+" put back in the queue")
 		return errors.Join(work.Release(settle), river.JobSnooze(0))
 	case !permanent && job.Attempt < job.MaxAttempts:
-		log.WarnContext(ctx, "package will be tried again", "attempt", job.Attempt, "error", err)
+		log.WarnContext(ctx, what+" will be tried again", "attempt", job.Attempt, "error", err)
 		return errors.Join(err, work.Release(settle))
 	case !permanent:
 		failure = &download.Error{Code: download.Unavailable, Message: "the assets cannot be read at the moment", Err: err}
 	}
-	log.ErrorContext(ctx, "package failed", "attempt", job.Attempt, "error", failure)
+	log.ErrorContext(ctx, what+" failed", "attempt", job.Attempt, "error", failure)
 	if err := work.Fail(settle, failure); err != nil && !errors.Is(err, catalog.ErrNotHeld) {
 		return err
 	}

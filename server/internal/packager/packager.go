@@ -59,6 +59,9 @@ type Config struct {
 	// KeepFor is how long a package is kept that nobody asks for. Defaults to 0,
 	// which is for ever.
 	KeepFor time.Duration
+	// Assembly has packages put together in the store, where somebody asks for
+	// that. Defaults to nil, which is for stores that cannot.
+	Assembly *Assembly
 	// StopTimeout is how long Stop lets packages finish before it puts them back
 	// in the queue. Defaults to 10 seconds.
 	StopTimeout time.Duration
@@ -74,16 +77,17 @@ const (
 // Packager makes packages ready. It is safe for concurrent use.
 type Packager struct {
 	Config
-	driver   riverdriver.Driver[*sql.Tx]
-	listener *pgxpool.Pool // nil with SQLite
-	client   *river.Client[*sql.Tx]
-	prepares singleflight.Group
-	reads    singleflight.Group
-	finished events
-	backoff  time.Duration // before the second attempt
-	poll     time.Duration // how often Wait looks for what another process has finished
-	running  sync.WaitGroup
-	cancel   context.CancelFunc // ends the goroutines in running; nil before Start
+	assembler *assembler // nil where nothing is assembled
+	driver    riverdriver.Driver[*sql.Tx]
+	listener  *pgxpool.Pool // nil with SQLite
+	client    *river.Client[*sql.Tx]
+	prepares  singleflight.Group
+	reads     singleflight.Group
+	finished  events
+	backoff   time.Duration // before the second attempt
+	poll      time.Duration // how often Wait looks for what another process has finished
+	running   sync.WaitGroup
+	cancel    context.CancelFunc // ends the goroutines in running; nil before Start
 }
 
 var _ download.Packager = (*Packager)(nil)
@@ -100,7 +104,7 @@ func New(ctx context.Context, c Config) (*Packager, error) {
 	if c.Concurrency < 0 || c.Packages < 0 || c.KeepFor < 0 || c.StopTimeout < 0 {
 		return nil, errors.New("concurrency, packages, time to keep and time to stop cannot be negative")
 	}
-	p := &Packager{Config: c, backoff: 2 * time.Second, poll: time.Second}
+	p := &Packager{Config: c, assembler: newAssembler(c.Assembly), backoff: 2 * time.Second, poll: time.Second}
 	if c.DB.Dialect() == catalog.Postgres {
 		pool, err := c.DB.NewListenerPool(ctx)
 		if err != nil {
@@ -137,11 +141,21 @@ func (p *Packager) riverConfig() *river.Config {
 		SoftStopTimeout:      p.StopTimeout,
 	}
 	if p.KeepFor > 0 {
-		c.PeriodicJobs = []*river.PeriodicJob{river.NewPeriodicJob(river.PeriodicInterval(time.Hour),
-			func() (river.JobArgs, *river.InsertOpts) { return pruneArgs{}, nil },
-			&river.PeriodicJobOpts{RunOnStart: true})}
+		c.PeriodicJobs = append(c.PeriodicJobs, periodic(time.Hour, pruneArgs{}))
+	}
+	if p.assembler != nil {
+		river.AddWorker(workers, &assembleWorker{packager: p})
+		river.AddWorker(workers, &expireWorker{packager: p})
+		c.Queues[assemblyQueue] = river.QueueConfig{MaxWorkers: assembliesAtOnce}
+		c.PeriodicJobs = append(c.PeriodicJobs, periodic(expireInterval, expireArgs{}))
 	}
 	return c
+}
+
+// periodic has a job done when the servers start, and then once an interval.
+func periodic(interval time.Duration, args river.JobArgs) *river.PeriodicJob {
+	return river.NewPeriodicJob(river.PeriodicInterval(interval),
+		func() (river.JobArgs, *river.InsertOpts) { return args, nil }, &river.PeriodicJobOpts{RunOnStart: true})
 }
 
 // Start begins to work on packages, first of all on those that a server left

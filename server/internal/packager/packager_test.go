@@ -618,27 +618,6 @@ func TestWaitIsWoken(t *testing.T) {
 	})
 }
 
-func TestTimeLeft(t *testing.T) {
-	t.Parallel()
-	p := newPackager(t, openDB(t, catalogtest.SQLite(t)), newStore())
-	begun := time.Date(2026, 5, 1, 0, 0, 0, 0, time.UTC)
-	for _, tt := range []struct {
-		name string
-		pkg  download.Package
-		want time.Duration
-	}{
-		{"nothing left", download.Package{}, 0},
-		{"not begun", download.Package{BytesTotal: 1e9}, 5 * time.Second},
-		{"just begun", download.Package{BytesTotal: 1e9, Started: begun, Updated: begun}, 5 * time.Second},
-		{"measured", download.Package{BytesTotal: 10e9, BytesDone: 4e9, Started: begun, Updated: begun.Add(8 * time.Second)}, 12 * time.Second},
-		{"stalled", download.Package{BytesTotal: 1 << 50, BytesDone: 1, Started: begun, Updated: begun.Add(time.Hour)}, 24 * time.Hour},
-	} {
-		if got := p.TimeLeft(tt.pkg).Round(time.Millisecond); got != tt.want {
-			t.Errorf("%s: got %v, want %v", tt.name, got, tt.want)
-		}
-	}
-}
-
 func TestWarm(t *testing.T) {
 	each(t, func(t *testing.T, database string) {
 		s := newStore()

@@ -38,7 +38,7 @@ func (p *Packager) prepare(ctx context.Context, plan *download.Plan) (download.P
 	missing, bytes := plan.Missing()
 	pkg := download.Package{
 		ID: plan.ID, WorkflowID: plan.WorkflowID, JobID: plan.JobID,
-		State: download.Pending, Entries: len(plan.Entries), BytesTotal: bytes,
+		State: download.Pending, Entries: len(plan.Entries), Progress: download.Progress{BytesTotal: bytes},
 	}
 	enqueue := func(tx *sql.Tx, run catalog.Run) error {
 		_, err := p.client.InsertTx(ctx, tx, newPackageArgs(run), nil)

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/downlink-go/downlink/server/internal/download"
+	"github.com/downlink-go/downlink/server/internal/vzip"
 )
 
 const (
@@ -168,7 +169,7 @@ func (p *Packager) readParts(ctx context.Context, l *ledger, a *asset, at cursor
 		for crc, ok := done[at.offset]; ok; crc, ok = done[at.offset] {
 			delete(done, at.offset)
 			n := min(partSize, a.Size-at.offset)
-			at.crc32 = CombineCRC32(at.crc32, crc, n)
+			at.crc32 = vzip.CombineCRC32(at.crc32, crc, n)
 			at.offset += n
 		}
 		if at.offset == a.Size {

@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/google/uuid"
+	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver"
 	"github.com/riverqueue/river/rivertype"
 )
 
-// sweep puts the packages back in the queue that are pending while nobody works
-// on them. Those that just wait in the queue are left there.
+// sweep puts the packages and assemblies back in the queue that are pending while
+// nobody works on them. Those that just wait in the queue are left there.
 func (p *Packager) sweep(ctx context.Context) error {
 	const atOnce = 100
 	runs, err := p.DB.Unattended(ctx, lease, atOnce)
@@ -19,20 +21,40 @@ func (p *Packager) sweep(ctx context.Context) error {
 		return err
 	}
 	for _, run := range runs {
-		// There is a job already, unless it was lost in a way that should not
-		// happen. If it is running, its worker is gone.
-		r, err := p.client.Insert(ctx, newPackageArgs(run), nil)
-		if err != nil {
-			return fmt.Errorf("queue package %s: %w", run.PackageID, err)
-		}
-		if !r.UniqueSkippedAsDuplicate || r.Job.State != rivertype.JobStateRunning {
-			continue
-		}
-		if err := p.requeue(ctx, []*rivertype.JobRow{r.Job}, time.Now().Add(-lease)); err != nil {
+		if err := p.requeueWork(ctx, newPackageArgs(run), run.PackageID); err != nil {
 			return err
 		}
-		p.Logger.WarnContext(ctx, "package left behind by a server is queued again", "package_id", run.PackageID)
 	}
+	if p.assembler == nil {
+		return nil
+	}
+	ids, err := p.DB.UnattendedAssemblies(ctx, lease, atOnce)
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if err := p.requeueWork(ctx, assembleArgs{id}, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// requeueWork makes sure that there is a job for what nobody works on.
+func (p *Packager) requeueWork(ctx context.Context, args river.JobArgs, id uuid.UUID) error {
+	// There is a job already, unless it was lost in a way that should not
+	// happen. If it is running, its worker is gone.
+	r, err := p.client.Insert(ctx, args, nil)
+	if err != nil {
+		return fmt.Errorf("queue %s %s: %w", args.Kind(), id, err)
+	}
+	if !r.UniqueSkippedAsDuplicate || r.Job.State != rivertype.JobStateRunning {
+		return nil
+	}
+	if err := p.requeue(ctx, []*rivertype.JobRow{r.Job}, time.Now().Add(-lease)); err != nil {
+		return err
+	}
+	p.Logger.WarnContext(ctx, "work left behind by a server is queued again", "kind", args.Kind(), "id", id)
 	return nil
 }
 

@@ -15,16 +15,26 @@ import (
 
 // Wait returns the package as soon as it is not pending any more, or as it is
 // after d. It fails with [download.ErrPackageNotFound].
-func (p *Packager) Wait(ctx context.Context, id uuid.UUID, d time.Duration) (download.Package, error) {
+func (p *Packager) Wait(ctx context.Context, id uuid.UUID, d time.Duration) (pkg download.Package, err error) {
+	err = p.wait(ctx, id, d, func() (download.State, error) {
+		pkg, err = shared(ctx, &p.reads, id, func() (download.Package, error) { return p.DB.Package(ctx, id) })
+		return pkg.State, err
+	})
+	return pkg, err
+}
+
+// wait reads the state of what has this identifier until it is not pending any
+// more, but not for longer than d.
+func (p *Packager) wait(ctx context.Context, id uuid.UUID, d time.Duration, read func() (download.State, error)) error {
 	deadline := time.NewTimer(d)
 	defer deadline.Stop()
 	last := false
 	for {
 		finished, leave := p.finished.join(id) // before the read, so as to miss nothing
-		pkg, err := shared(ctx, &p.reads, id, func() (download.Package, error) { return p.DB.Package(ctx, id) })
-		if err != nil || pkg.State != download.Pending || last {
+		state, err := read()
+		if err != nil || state != download.Pending || last {
 			leave()
-			return pkg, err
+			return err
 		}
 		poll := time.NewTimer(p.poll/2 + rand.N(p.poll))
 		select {
@@ -38,25 +48,12 @@ func (p *Packager) Wait(ctx context.Context, id uuid.UUID, d time.Duration) (dow
 		poll.Stop()
 		leave()
 		if err != nil {
-			return download.Package{}, err
+			return err
 		}
 	}
 }
 
-// TimeLeft estimates how long a pending package will take, from the rate at
-// which it has been read so far.
-func (p *Packager) TimeLeft(pkg download.Package) time.Duration {
-	const typicalRate = 200e6 // bytes per second, until there is a measured one
-	left := float64(pkg.BytesTotal - pkg.BytesDone)
-	rate := typicalRate
-	if worked := pkg.Updated.Sub(pkg.Started); !pkg.Started.IsZero() && worked > time.Second && pkg.BytesDone > 0 {
-		rate = float64(pkg.BytesDone) / worked.Seconds()
-	}
-	// The bound keeps a stalled package from an estimate of years.
-	return time.Duration(min(left/rate, 24*3600) * float64(time.Second))
-}
-
-// events tells those who wait in this process that a package is finished.
+// events tells those who wait in this process that a package or an assembly is finished.
 type events struct {
 	mu      sync.Mutex
 	waiting map[uuid.UUID]*event
@@ -67,7 +64,7 @@ type event struct {
 	waiters  int
 }
 
-// join returns a channel that is closed when the package is finished, and what
+// join returns a channel that is closed when it is finished, and what
 // must be called after waiting for it.
 func (e *events) join(id uuid.UUID) (happened <-chan struct{}, leave func()) {
 	e.mu.Lock()

@@ -169,6 +169,13 @@ func (l *Layout) Size() int64 { return l.size }
 // Len returns the number of entries.
 func (l *Layout) Len() int { return len(l.entries) }
 
+// Content returns the place of the content of entry i in the archive, if it comes
+// from the source and is not empty.
+func (l *Layout) Content(i int) (off, n int64, ok bool) {
+	e := &l.entries[i]
+	return e.content(), e.size, e.data == nil && e.size > 0
+}
+
 // Digest returns the SHA-256 of everything in the archive but the content that
 // comes from a source: the local headers, the content that the layout holds, the
 // central directory and the end records, in the order of the archive. As these

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"strings"
 	"testing"
@@ -170,6 +171,15 @@ func TestProperties(t *testing.T) {
 			rt.Fatalf("CopyN: %v", err)
 		}
 		checkArchive(rt, b.Bytes(), entries, contents)
+		if got, want := l.CRC32(), crc32.ChecksumIEEE(b.Bytes()); got != want {
+			rt.Errorf("CRC32 is %08x, want %08x", got, want)
+		}
+		for i := range entries {
+			off, n, ok := l.Content(i)
+			if ok != (entries[i].Data == nil && len(contents[i]) > 0) || !bytes.Equal(b.Bytes()[off:off+n], contents[i]) {
+				rt.Errorf("the content of entry %d is said to be %d bytes at %d, %t", i, n, off, ok)
+			}
+		}
 		for range 5 {
 			off := rapid.Int64Range(0, l.Size()+1).Draw(rt, "off")
 			n := rapid.Int64Range(0, l.Size()-off+2).Draw(rt, "n")

@@ -1,4 +1,4 @@
-package packager_test
+package vzip_test
 
 import (
 	"hash/crc32"
@@ -6,7 +6,7 @@ import (
 
 	"pgregory.net/rapid"
 
-	"github.com/downlink-go/downlink/server/internal/packager"
+	"github.com/downlink-go/downlink/server/internal/vzip"
 )
 
 func TestCombineCRC32(t *testing.T) {
@@ -16,7 +16,7 @@ func TestCombineCRC32(t *testing.T) {
 		b := rapid.SliceOf(rapid.Byte()).Draw(t, "b")
 		zeros := rapid.IntRange(0, 1<<20).Draw(t, "zeros")
 		b = append(b, make([]byte, zeros)...)
-		got := packager.CombineCRC32(crc32.ChecksumIEEE(a), crc32.ChecksumIEEE(b), int64(len(b)))
+		got := vzip.CombineCRC32(crc32.ChecksumIEEE(a), crc32.ChecksumIEEE(b), int64(len(b)))
 		if want := crc32.ChecksumIEEE(append(a, b...)); got != want {
 			t.Errorf("got %08x, want %08x", got, want)
 		}

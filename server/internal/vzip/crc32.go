@@ -1,4 +1,4 @@
-package packager
+package vzip
 
 import "hash/crc32"
 
@@ -39,4 +39,23 @@ func powersOfX(n int64) uint32 {
 		square = multiplyPolynomials(square, square)
 	}
 	return result
+}
+
+// CRC32 returns the CRC-32 of the whole archive. It follows from the headers and
+// from the CRC-32 of each entry: no content is read.
+func (l *Layout) CRC32() uint32 {
+	var sum uint32
+	var buf []byte
+	for s := range l.segments(0, l.size) {
+		switch s.kind {
+		case sourceContent:
+			sum = CombineCRC32(sum, l.entries[s.entry].crc32, s.n)
+		case heldContent:
+			sum = crc32.Update(sum, crc32.IEEETable, l.held(s))
+		default:
+			buf = l.appendHeader(buf[:0], s)
+			sum = crc32.Update(sum, crc32.IEEETable, buf)
+		}
+	}
+	return sum
 }

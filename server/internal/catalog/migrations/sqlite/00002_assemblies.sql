@@ -1,0 +1,27 @@
+-- +goose Up
+
+-- Packages as objects of the store. A row stands for what may be in the store
+-- under its key, and is there until that is deleted: for longer than its package,
+-- maybe.
+CREATE TABLE assemblies (
+    id          TEXT PRIMARY KEY,
+    package_id  TEXT NOT NULL,
+    object_key  TEXT NOT NULL,
+    state       TEXT NOT NULL CHECK (state IN ('pending', 'ready', 'failed', 'expired')),
+    upload      TEXT NOT NULL, -- the multipart upload under way; empty for none
+    failure     TEXT, -- JSON
+    bytes_total INTEGER NOT NULL,
+    bytes_done  INTEGER NOT NULL,
+    worker      TEXT NOT NULL,
+    lease_until INTEGER NOT NULL,
+    started_at  INTEGER NOT NULL,
+    created_at  INTEGER NOT NULL,
+    updated_at  INTEGER NOT NULL,
+    expires_at  INTEGER NOT NULL -- the object is kept until then
+);
+CREATE UNIQUE INDEX assemblies_package ON assemblies (package_id) WHERE state <> 'expired';
+CREATE INDEX assemblies_lease ON assemblies (lease_until) WHERE state = 'pending';
+CREATE INDEX assemblies_expires ON assemblies (expires_at);
+
+-- +goose Down
+DROP TABLE assemblies;
