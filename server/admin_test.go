@@ -101,7 +101,7 @@ func TestReadiness(t *testing.T) {
 	if err := os.Mkdir(folder, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	check(http.StatusServiceUnavailable, "restart the server")
+	check(http.StatusServiceUnavailable, "which is empty")
 	if err := os.Remove(folder); err != nil {
 		t.Fatal(err)
 	}

@@ -71,11 +71,11 @@ func openBucket(ctx context.Context, rawURL string) (bucket, error) {
 	}
 	switch u.Scheme {
 	case "file":
-		d, err := openDirectory(u)
+		m, err := openMount(u)
 		if err != nil {
 			return nil, err
 		}
-		return d, nil
+		return m, nil
 	case "s3":
 		b, err := openObjectStore(ctx, u)
 		if err != nil {
@@ -153,6 +153,11 @@ func bucketError(err error) error {
 	if _, ok := errors.AsType[*download.Error](err); ok || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
+	return unavailable(err)
+}
+
+// unavailable marks a fault of the bucket that may pass.
+func unavailable(err error) error {
 	return &download.Error{Code: download.Unavailable, Message: "the assets cannot be read at the moment", Err: err}
 }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net/url"
 	"os"
 	"path"
 	"path/filepath"
@@ -21,7 +20,7 @@ import (
 	"github.com/downlink-go/downlink/server/internal/download"
 )
 
-// directory is a bucket in a local folder: keys are paths below it. Nothing is
+// directory is an open folder, for [mount]: keys are paths below it. Nothing is
 // ever written there.
 //
 // It reads the file system itself. gocloud.dev/blob/fileblob passes over folders
@@ -32,22 +31,24 @@ type directory struct {
 	// root refuses paths and symbolic links that leave the folder.
 	root *os.Root
 	dir  *os.File // the folder itself
+	info fs.FileInfo
 }
 
-func openDirectory(u *url.URL) (*directory, error) {
-	if u.Host != "" && u.Host != "localhost" {
-		return nil, fmt.Errorf("bucket %s: a local folder is written with three slashes, file:///%s", u, u.Host+u.Path)
-	}
-	root, err := os.OpenRoot(filepath.FromSlash(u.Path))
+func openDirectory(path string) (*directory, error) {
+	root, err := os.OpenRoot(path)
 	if err != nil {
-		return nil, fmt.Errorf("bucket %s: %w; make the folder or name another one", u, err)
+		return nil, err
 	}
 	dir, err := root.Open(".")
 	if err != nil {
 		_ = root.Close() // only read
-		return nil, fmt.Errorf("bucket %s: %w", u, err)
+		return nil, err
 	}
-	return &directory{root: root, dir: dir}, nil
+	info, err := dir.Stat()
+	if err != nil {
+		return nil, errors.Join(err, dir.Close(), root.Close())
+	}
+	return &directory{root: root, dir: dir, info: info}, nil
 }
 
 // open opens a file for reading.
@@ -282,27 +283,6 @@ func (d *directory) Read(_ context.Context, key string, limit int64) ([]byte, er
 	return data, err
 }
 
-// Check implements bucket. A folder that was replaced by another one, as by
-// mounting something there, is not the bucket that was opened.
-func (d *directory) Check(context.Context) error {
-	named, err := os.Stat(d.root.Name())
-	if err != nil {
-		return err
-	}
-	opened, err := d.dir.Stat()
-	if err != nil {
-		return err
-	}
-	if !os.SameFile(named, opened) {
-		return fmt.Errorf("%s is not the folder any more that it was at the start: restart the server", d.root.Name())
-	}
-	return nil
-}
-
-// Remote implements bucket.
-func (*directory) Remote() bool { return false }
-
-// Close implements bucket.
 func (d *directory) Close() error { return errors.Join(d.dir.Close(), d.root.Close()) }
 
 // fileError tells a file that is not to be had from a fault of the disk. What is
@@ -313,5 +293,5 @@ func fileError(err error) error {
 		errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
 		return fmt.Errorf("%w: %w", download.ErrObjectNotFound, err)
 	}
-	return err
+	return unavailable(err)
 }

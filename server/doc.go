@@ -48,4 +48,24 @@
 // runs, a broken new one is logged and the old one kept. A download whose client
 // takes nothing for [Config.StallTimeout] is cut, over HTTP/2 too: there its
 // stream is, and its connection when that takes nothing either.
+//
+// # When something is gone
+//
+// What fails around a server makes no wrong answer and needs no restart when it
+// is over. What cannot be answered meanwhile is 503 with Retry-After:
+//
+//   - The database is gone: every call, and packages that this server has not
+//     read lately. Those that it has are served on.
+//   - The database is read-only, or its disk is full: what needs a new package.
+//     Those that exist are answered and served. A server does not start on a
+//     SQLite file that it may not write.
+//   - The bucket is gone, or its folder is missing or an empty mount point: every
+//     call, and the content of assets. A folder in another one's place is taken
+//     over. Downloads on their way are cut.
+//   - No file descriptors are left: what has to open a file. Connections wait. The
+//     defaults of [Limits] keep a server from getting there.
+//   - The clock jumps. Forward, signed URLs and keys may expire early, and
+//     packages are forgotten early; the next call makes them again, the same.
+//     Back, they live longer by that. Limits and timeouts do not follow the
+//     clock.
 package server

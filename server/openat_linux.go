@@ -5,6 +5,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"runtime"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -32,6 +33,7 @@ func openBelow(root *os.Root, dir *os.File, name string) (*os.File, error) {
 }
 
 func openat2(dir *os.File, name string) (int, error) {
+	defer runtime.KeepAlive(dir) // it may have been replaced
 	for {
 		fd, err := unix.Openat2(int(dir.Fd()), name, &unix.OpenHow{
 			Flags:   unix.O_RDONLY | unix.O_CLOEXEC,

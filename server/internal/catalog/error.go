@@ -57,7 +57,11 @@ func transient(err error) bool {
 		case "08", "53", "57": // connection, resources, shutdown and cancelled by the operator
 			return true
 		}
-		return e.Code == "40001" || e.Code == "40P01" // serialization, deadlock
+		switch e.Code {
+		case "40001", "40P01", "25006": // serialization, deadlock, read only as a standby is
+			return true
+		}
+		return false
 	}
 	if _, ok := errors.AsType[net.Error](err); ok {
 		return true

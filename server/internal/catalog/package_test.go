@@ -275,6 +275,40 @@ func TestUnattended(t *testing.T) {
 	})
 }
 
+// TestClockPutBack: a package whose worker is gone is not left alone for as long
+// as the clock was ahead, and one whose worker lives is its worker's again with
+// the next sign of life.
+func TestClockPutBack(t *testing.T) {
+	each(t, func(t *testing.T, db *catalog.DB, now *clock) {
+		ctx := t.Context()
+		abandoned, working, waiting := plan("abandoned", 1), plan("working", 1), plan("waiting", 1)
+		for _, p := range []*download.Plan{abandoned, working, waiting} {
+			add(t, db, p)
+		}
+		if _, err := db.Claim(ctx, abandoned.ID, lease); err != nil {
+			t.Fatal(err)
+		}
+		w, err := db.Claim(ctx, working.ID, lease)
+		if err != nil {
+			t.Fatal(err)
+		}
+		now.advance(-365 * 24 * time.Hour)
+		if err := w.Progress(ctx, 1, lease); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := db.Claim(ctx, working.ID, lease); !errors.Is(err, catalog.ErrNotHeld) {
+			t.Errorf("the one whose worker lives: %v, want ErrNotHeld", err)
+		}
+		if _, err := db.Claim(ctx, abandoned.ID, lease); err != nil {
+			t.Errorf("the abandoned one: %v", err)
+		}
+		got, err := db.Unattended(ctx, lease, 10)
+		if err != nil || len(got) != 1 || got[0].PackageID != waiting.ID {
+			t.Errorf("unattended: %v, %v, want the one that waits", got, err)
+		}
+	})
+}
+
 func TestRequestedIsNotedOnceAnHour(t *testing.T) {
 	each(t, func(t *testing.T, db *catalog.DB, now *clock) {
 		ctx := t.Context()

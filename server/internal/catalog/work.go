@@ -42,7 +42,8 @@ type Work struct {
 // not ended, and with [download.ErrPackageNotFound].
 //
 // Servers compare leases by their own clocks: the lease should be long compared
-// to how far those are apart.
+// to how far those are apart. One that ends further ahead than any lease lasts
+// was made by a clock that has been put back since, and counts as ended.
 func (db *DB) Claim(ctx context.Context, id uuid.UUID, lease time.Duration) (*Work, error) {
 	w := &Work{hold: db.newHold(packages, id)}
 	var err error
@@ -70,9 +71,9 @@ func (h *hold) claim(ctx context.Context, columns string, lease time.Duration) *
 	return h.db.write.QueryRowContext(ctx,
 		`UPDATE `+string(h.table)+` SET worker = $2, lease_until = $3, updated_at = $4,
 			started_at = CASE WHEN started_at = 0 THEN $4 ELSE $4 - (updated_at - started_at) END
-		WHERE id = $1 AND state = 'pending' AND (worker = '' OR lease_until < $4)
+		WHERE id = $1 AND state = 'pending' AND (worker = '' OR lease_until < $4 OR lease_until > $5)
 		RETURNING `+columns,
-		h.id, h.worker, micros(now.Add(lease)), micros(now))
+		h.id, h.worker, micros(now.Add(lease)), micros(now), micros(now.Add(2*lease)))
 }
 
 // Progress renews the lease and stores how many bytes have been gone through,
@@ -177,10 +178,10 @@ func unattended[T any](ctx context.Context, db *DB, t table, columns string, lea
 	op := "find unattended " + string(t)
 	now := db.now()
 	rows, err := db.write.QueryContext(ctx,
-		`UPDATE `+string(t)+` SET lease_until = $2, worker = '' WHERE state = 'pending' AND lease_until < $1 AND id IN (
-			SELECT id FROM `+string(t)+` WHERE state = 'pending' AND lease_until < $1
+		`UPDATE `+string(t)+` SET lease_until = $2, worker = '' WHERE state = 'pending' AND (lease_until < $1 OR lease_until > $4) AND id IN (
+			SELECT id FROM `+string(t)+` WHERE state = 'pending' AND (lease_until < $1 OR lease_until > $4)
 			ORDER BY CASE WHEN worker = '' THEN 1 ELSE 0 END, lease_until LIMIT $3)
-		RETURNING `+columns, micros(now), micros(now.Add(lease)), limit)
+		RETURNING `+columns, micros(now), micros(now.Add(lease)), limit, micros(now.Add(2*lease)))
 	if err != nil {
 		return nil, fault(ctx, op, err)
 	}

@@ -225,7 +225,7 @@ func (s *Service) attempt(ctx context.Context, r Request, deadline time.Time) (D
 		return Download{ID: plan.ID, State: Pending, Reason: JobIsRunning, RetryAfter: 5 * runningRetry, Progress: -1}, nil
 	}
 	p, err := s.Packages.Package(ctx, plan.ID)
-	if errors.Is(err, ErrPackageNotFound) || err == nil && p.State == Failed && s.Now().Sub(p.Updated) > s.FailureHold {
+	if errors.Is(err, ErrPackageNotFound) || err == nil && p.State == Failed && s.Now().Sub(p.Updated).Abs() > s.FailureHold {
 		p, err = s.Packager.Prepare(ctx, plan)
 	}
 	if wait := deadline.Sub(s.Now()); err == nil && p.State == Pending && wait > 0 {

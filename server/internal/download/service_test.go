@@ -78,6 +78,7 @@ func TestDownloadStates(t *testing.T) {
 		{name: "pending", stored: &Package{State: Pending}, want: Pending},
 		{name: "failed just now", stored: &Package{State: Failed, Failure: assetMissing, Progress: Progress{Updated: now.Add(-9 * time.Second)}}, err: AssetMissing},
 		{name: "failed before", stored: &Package{State: Failed, Failure: assetMissing, Progress: Progress{Updated: now.Add(-11 * time.Second)}}, prepared: &Package{State: Pending}, want: Pending},
+		{name: "failed before the clock was put back", stored: &Package{State: Failed, Failure: assetMissing, Progress: Progress{Updated: now.Add(time.Hour)}}, prepared: &Package{State: Pending}, want: Pending},
 		{name: "fails at once", prepared: &Package{State: Failed, Failure: &Error{Code: Unavailable}}, err: Unavailable},
 	}
 	for _, tt := range tests {
@@ -291,7 +292,8 @@ func TestContent(t *testing.T) {
 		}
 		return plan, nil
 	}
-	s := w.service(t, func(c *Config) { c.Now = func() time.Time { return signedAt } })
+	now := signedAt
+	s := w.service(t, func(c *Config) { c.Now = func() time.Time { return now } })
 	digest := layout.Digest()
 	sign := func(l Link) string { return s.Keyring.Sign(l, "W1_J1.zip") }
 	open := func(token string) (*Content, error) {
@@ -309,6 +311,14 @@ func TestContent(t *testing.T) {
 			t.Fatalf("content: %v", err)
 		}
 	}
+	// A clock that is put forward ends links, one that is put back does not.
+	for jump, want := range map[time.Duration]Code{0: "", -365 * 24 * time.Hour: "", 2 * time.Hour: LinkExpired} {
+		now = signedAt.Add(jump)
+		if _, err := open(sign(good)); code(err) != want {
+			t.Errorf("a clock put by %s: %v, want %q", jump, err, want)
+		}
+	}
+	now = signedAt
 	if n := loads.Load(); n != 1 {
 		t.Errorf("the plan was loaded %d times, want once", n)
 	}

@@ -92,7 +92,7 @@ func (p *Packager) Assemble(ctx context.Context, pkg download.Package, filename 
 			if err != nil || kept {
 				return a, err
 			}
-		} else if time.Since(a.Updated) < assemblyHold {
+		} else if time.Since(a.Updated).Abs() < assemblyHold {
 			return a, nil
 		}
 		if err := p.DB.ExpireAssembly(ctx, a.ID); err != nil {
