@@ -176,34 +176,56 @@ func TestNamesAreSafe(t *testing.T) {
 		if q := NewPlan("W", "J", reversed); !reflect.DeepEqual(p, q) {
 			t.Fatalf("the plan depends on the order of the assets:\n%v\n%v", p, q)
 		}
-		if !slices.IsSortedFunc(p.Entries, func(a, b Entry) int { return strings.Compare(a.Name, b.Name) }) {
-			t.Fatal("the entries are not in order")
-		}
-		files, folders := map[string]bool{}, map[string]bool{}
-		for _, e := range p.Entries {
-			if again := safeName(e.Name); again != e.Name {
-				t.Fatalf("%q is not safe: becomes %q", e.Name, again)
-			}
-			if !strings.HasPrefix(e.Name, e.Role.Dir()+"/") {
-				t.Fatalf("%q is not in %s/", e.Name, e.Role.Dir())
-			}
-			folded := fold(e.Name)
-			if files[folded] {
-				t.Fatalf("%q stands twice", e.Name)
-			}
-			files[folded] = true
-			for i, c := range folded {
-				if c == '/' {
-					folders[folded[:i]] = true
-				}
-			}
-		}
-		for folder := range folders {
-			if files[folder] {
-				t.Fatalf("%q is a file and a folder", folder)
-			}
-		}
+		checkNames(t, p)
 	})
+}
+
+// FuzzNames does the same with paths of any bytes, one a line.
+func FuzzNames(f *testing.F) {
+	f.Add("a\nA\na/b\na~2\n")
+	f.Add("../x\n/y\nc:\\z\n\x00\xff\ncon.txt\n.\n..\n ")
+	f.Add("U\u0308\n\u00dc\nu\u0308\nstra\u00dfe\nSTRASSE\n\u202e\ufeff")
+	f.Fuzz(func(t *testing.T, paths string) {
+		var assets []Asset
+		seen := map[string]bool{}
+		for i, path := range strings.Split(paths, "\n") {
+			if !seen[path] && i < 200 {
+				assets = append(assets, asset(Output, path, ""))
+				seen[path] = true
+			}
+		}
+		checkNames(t, NewPlan("W", "J", assets))
+	})
+}
+
+func checkNames(t interface{ Fatalf(string, ...any) }, p *Plan) {
+	if !slices.IsSortedFunc(p.Entries, func(a, b Entry) int { return strings.Compare(a.Name, b.Name) }) {
+		t.Fatalf("the entries are not in order")
+	}
+	files, folders := map[string]bool{}, map[string]bool{}
+	for _, e := range p.Entries {
+		if again := safeName(e.Name); again != e.Name {
+			t.Fatalf("%q is not safe: becomes %q", e.Name, again)
+		}
+		if !strings.HasPrefix(e.Name, e.Role.Dir()+"/") {
+			t.Fatalf("%q is not in %s/", e.Name, e.Role.Dir())
+		}
+		folded := fold(e.Name)
+		if files[folded] {
+			t.Fatalf("%q stands twice", e.Name)
+		}
+		files[folded] = true
+		for i, c := range folded {
+			if c == '/' {
+				folders[folded[:i]] = true
+			}
+		}
+	}
+	for folder := range folders {
+		if files[folder] {
+			t.Fatalf("%q is a file and a folder", folder)
+		}
+	}
 }
 
 func TestPlanCodec(t *testing.T) {
