@@ -19,7 +19,7 @@ help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-13s %s\n", $$1, $$2}'
 
 build: ## build both commands into bin/
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags=-s -o $(BIN)/ ./client/cmd/downlink ./server/cmd/downlinkd
+	CGO_ENABLED=0 $(GO) build -tags grpcnotrace -trimpath -ldflags=-s -o $(BIN)/ ./client/cmd/downlink ./server/cmd/downlinkd
 
 demo: build ## run the main job, start to finish, on the sample data
 	@server/testdata/demo.sh $(BIN)

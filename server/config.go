@@ -11,6 +11,8 @@ import (
 	"runtime"
 	"strings"
 	"time"
+
+	"go.opentelemetry.io/otel/trace"
 )
 
 // Config configures a [Server]. Bucket is required; the zero value of every
@@ -98,6 +100,11 @@ type Config struct {
 	// is planned again, with the same bytes, when somebody does. Negative means
 	// for ever. Defaults to 90 days.
 	KeepPackages time.Duration
+	// TracerProvider makes spans of requests, of what takes time in them and of
+	// the preparation of packages. They have what the access log has: no key, no
+	// token, no signed URL. Requests that come with a traceparent header (W3C
+	// Trace Context) are part of that trace. Defaults to none, at no cost.
+	TracerProvider trace.TracerProvider
 	// Log receives the access log and what goes wrong. Keys, tokens and signed
 	// URLs never get there. Defaults to discarding it.
 	Log *slog.Logger

@@ -19,6 +19,8 @@ import (
 	"testing"
 	"time"
 
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+
 	"github.com/downlink-go/downlink/gen/apitypes"
 	"github.com/downlink-go/downlink/server"
 	"github.com/downlink-go/downlink/server/servertest"
@@ -40,6 +42,8 @@ type deployment struct {
 	Client *http.Client
 	stop   context.CancelFunc
 	done   chan error
+	// Spans are those that have ended, as text.
+	Spans *spanBuffer
 	// Secrets are what must show nowhere: keys and tokens.
 	Secrets *secrets
 }
@@ -47,7 +51,7 @@ type deployment struct {
 // deploy starts a server. The functions change its configuration.
 func deploy(t testing.TB, change ...func(*server.Config)) *deployment {
 	t.Helper()
-	d := &deployment{t: t, Bucket: t.TempDir(), Log: &logBuffer{}, Secrets: &secrets{}}
+	d := &deployment{t: t, Bucket: t.TempDir(), Log: &logBuffer{}, Spans: &spanBuffer{}, Secrets: &secrets{}}
 	d.Config = server.Config{
 		Bucket:  "file://" + filepath.ToSlash(d.Bucket),
 		DataDir: filepath.Join(t.TempDir(), "state"),
@@ -55,7 +59,8 @@ func deploy(t testing.TB, change ...func(*server.Config)) *deployment {
 		// Tests say themselves when they want not to wait.
 		ReadyWait: 30 * time.Second,
 		// They also ask faster than clients may.
-		Limits: server.Limits{RequestsPerMinute: -1},
+		Limits:         server.Limits{RequestsPerMinute: -1},
+		TracerProvider: sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(d.Spans)),
 	}
 	for _, f := range change {
 		f(&d.Config)
@@ -66,6 +71,7 @@ func deploy(t testing.TB, change ...func(*server.Config)) *deployment {
 			t.Errorf("stop: %v", err)
 		}
 		d.Secrets.check(t, "the log", d.Log.String())
+		d.Secrets.check(t, "a span", d.Spans.String())
 	})
 	d.Client = &http.Client{
 		Transport:     &contractTransport{t: t, secrets: d.Secrets, next: &http.Transport{}},
@@ -309,6 +315,18 @@ func (l *logBuffer) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b.String()
+}
+
+// spanBuffer takes the spans of a server, with all that they would tell.
+type spanBuffer struct{ logBuffer }
+
+func (*spanBuffer) OnStart(context.Context, sdktrace.ReadWriteSpan) {}
+func (*spanBuffer) Shutdown(context.Context) error                  { return nil }
+func (*spanBuffer) ForceFlush(context.Context) error                { return nil }
+
+func (s *spanBuffer) OnEnd(span sdktrace.ReadOnlySpan) {
+	fmt.Fprintln(s, span.Name(), span.SpanContext().TraceID(), span.Parent().TraceID(), span.Attributes(),
+		span.Status(), span.Events(), span.Links(), span.SpanContext().TraceState())
 }
 
 // eventually polls until the condition holds, or fails.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/labstack/echo/v4"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/downlink-go/downlink/server/internal/download"
 )
@@ -100,6 +101,9 @@ func (s *Server) logAccess(c echo.Context, i *info, took time.Duration) {
 		slog.Int64("bytes", w.Size),
 		slog.Duration("duration", took),
 		slog.String("remote", i.remote),
+	}
+	if span := trace.SpanContextFromContext(r.Context()); span.IsValid() {
+		attrs = append(attrs, slog.String("trace_id", span.TraceID().String()))
 	}
 	for _, a := range []struct{ key, value string }{
 		{"organization_id", i.organizationID}, {"key_id", i.keyID},

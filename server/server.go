@@ -15,6 +15,7 @@ import (
 	"github.com/gofrs/flock"
 	"github.com/labstack/echo/v4"
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
 
@@ -39,6 +40,7 @@ type Server struct {
 	tls      *certificate // nil for plain HTTP
 	service  *download.Service
 	metrics  *metrics
+	tracer   trace.Tracer // nil for no spans
 	handler  http.Handler
 	stopping atomic.Bool
 	// middlewares are what a mock has around the operation.
@@ -91,6 +93,10 @@ func New(ctx context.Context, config Config) (_ *Server, err error) {
 		}
 	}
 	s.bucket = countBucket(s.bucket, operations)
+	if config.TracerProvider != nil {
+		s.tracer = config.TracerProvider.Tracer(tracerName)
+		s.bucket = traceBucket(s.bucket, s.tracer)
+	}
 	if err := os.MkdirAll(config.DataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
@@ -114,6 +120,7 @@ func New(ctx context.Context, config Config) (_ *Server, err error) {
 		SkipSHA256: config.SkipSHA256,
 		KeepFor:    max(config.KeepPackages, 0),
 		Assembly:   s.assembly(store, operations),
+		Tracer:     s.tracer,
 	}); err != nil {
 		return nil, err
 	}
@@ -122,7 +129,7 @@ func New(ctx context.Context, config Config) (_ *Server, err error) {
 	if jobs == nil {
 		jobs = &bucketCatalog{bucket: s.bucket}
 	}
-	service := download.Config{
+	parts := download.Config{
 		Catalog:      jobs,
 		Grants:       s.db,
 		Packages:     s.db,
@@ -134,9 +141,16 @@ func New(ctx context.Context, config Config) (_ *Server, err error) {
 		CacheBytes:   config.CacheBytes,
 	}
 	if config.Delivery == Assemble {
-		service.Assembler, service.Presigner = s.packager, store
+		parts.Assembler, parts.Presigner = s.packager, store
 	}
-	s.service = download.NewService(service)
+	if s.tracer != nil {
+		s.keys = tracedKeys{s.keys, s.tracer}
+		parts.Catalog = tracedCatalog{parts.Catalog, s.tracer}
+		parts.Grants = tracedGrants{parts.Grants, s.tracer}
+		parts.Packages = tracedPackages{parts.Packages, s.tracer}
+		parts.Packager = tracedPackager{parts.Packager, s.tracer}
+	}
+	s.service = download.NewService(parts)
 	s.metrics = newMetrics(s, operations)
 	if s.handler, err = s.routes(); err != nil {
 		return nil, err
@@ -199,7 +213,7 @@ func (s *Server) lockDataDir() error {
 func (s *Server) routes() (http.Handler, error) {
 	e := echo.New()
 	e.HTTPErrorHandler = s.handleError
-	e.Use(secureHeaders, s.observe, allowOrigins(s.config.CORSOrigins))
+	e.Use(secureHeaders, s.traceRequest, s.observe, allowOrigins(s.config.CORSOrigins))
 	h := &handler{service: s.service, readyWait: max(s.config.ReadyWait, 0), publicURL: s.config.PublicURL}
 	apiserver.RegisterHandlersWithOptions(e, apiserver.NewStrictHandler(h, s.middlewares), apiserver.RegisterHandlersOptions{
 		OperationMiddlewares: map[string][]echo.MiddlewareFunc{"downloadJob": {s.authenticate, s.throttle, joinPrefer}},

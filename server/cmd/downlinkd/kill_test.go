@@ -44,6 +44,7 @@ func TestMain(m *testing.M) {
 type process struct {
 	cmd *exec.Cmd
 	url string
+	log *bytes.Buffer // to be read when it has ended
 }
 
 func startServer(t *testing.T, args ...string) *process {
@@ -64,7 +65,7 @@ func startServer(t *testing.T, args ...string) *process {
 		_ = cmd.Wait()
 		t.Fatalf("the server did not start: %s", &log)
 	}
-	p := &process{cmd: cmd, url: strings.TrimSpace(strings.TrimPrefix(line, "listening on "))}
+	p := &process{cmd: cmd, url: strings.TrimSpace(strings.TrimPrefix(line, "listening on ")), log: &log}
 	t.Cleanup(p.kill)
 	return p
 }

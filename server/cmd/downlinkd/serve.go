@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"go.opentelemetry.io/otel"
 
 	"github.com/downlink-go/downlink/server"
 )
@@ -42,7 +44,11 @@ AWS SDK finds them, from AWS_ACCESS_KEY_ID and so on.
 Any number of servers can share one PostgreSQL database and one bucket, if they
 have the same signing keys: in a file, or themselves in DOWNLINK_SIGNING_KEYS
 (base64 of 32 bytes, such as openssl rand -base64 32 gives; the first one signs,
-all of them verify).`,
+all of them verify).
+
+Traces go to a collector by OTLP over HTTP if OTEL_EXPORTER_OTLP_ENDPOINT (or
+OTEL_TRACES_EXPORTER=otlp) says so, with OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER
+and so on as OpenTelemetry has them. Without, there are none.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
@@ -93,6 +99,20 @@ all of them verify).`,
 // serve runs the server until the context ends. Once it listens it prints where,
 // for programs that asked for a free port.
 func serve(ctx context.Context, config server.Config, listen, admin string, stdout io.Writer) (err error) {
+	traces, err := startTracing(ctx, config.Log)
+	if err != nil {
+		return err
+	}
+	if traces != nil {
+		config.TracerProvider = traces
+		defer func() { // last of all
+			flush, cancel := context.WithTimeout(context.WithoutCancel(ctx), min(flushTimeout, cmp.Or(config.ShutdownTimeout, flushTimeout)))
+			defer cancel()
+			if err := traces.Shutdown(flush); err != nil {
+				otel.Handle(err)
+			}
+		}()
+	}
 	s, err := server.New(ctx, config)
 	if err != nil {
 		return err

@@ -66,8 +66,10 @@ func (w *packageWorker) Work(ctx context.Context, job *river.Job[packageArgs]) e
 		return err
 	}
 	log := p.Logger.With("package_id", id, "workflow_id", work.Package.WorkflowID, "job_id", work.Package.JobID)
+	ctx, span, log := p.startSpan(ctx, job.JobRow, work, log)
 	start := time.Now()
 	err = p.complete(ctx, work)
+	endSpan(span, err)
 	if err == nil {
 		log.InfoContext(ctx, "package ready", "bytes_read", work.Package.BytesTotal-work.Package.BytesDone, "duration", time.Since(start))
 	}

@@ -33,6 +33,8 @@ import (
 	"github.com/riverqueue/river/riverdriver/riverdatabasesql"
 	"github.com/riverqueue/river/riverdriver/riversqlite"
 	"github.com/riverqueue/river/rivertype"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 	"golang.org/x/sync/singleflight"
 
 	"github.com/downlink-go/downlink/server/internal/catalog"
@@ -65,6 +67,8 @@ type Config struct {
 	// StopTimeout is how long Stop lets packages finish before it puts them back
 	// in the queue. Defaults to 10 seconds.
 	StopTimeout time.Duration
+	// Tracer makes spans of the work. Defaults to none.
+	Tracer trace.Tracer
 }
 
 // lease is how long a package is left alone after its worker was last heard of,
@@ -97,6 +101,9 @@ var _ download.Packager = (*Packager)(nil)
 func New(ctx context.Context, c Config) (*Packager, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Tracer == nil {
+		c.Tracer = noop.Tracer{}
 	}
 	c.Concurrency = cmp.Or(c.Concurrency, runtime.NumCPU())
 	c.Packages = cmp.Or(c.Packages, 8)

@@ -41,7 +41,7 @@ func (p *Packager) prepare(ctx context.Context, plan *download.Plan) (download.P
 		State: download.Pending, Entries: len(plan.Entries), Progress: download.Progress{BytesTotal: bytes},
 	}
 	enqueue := func(tx *sql.Tx, run catalog.Run) error {
-		_, err := p.client.InsertTx(ctx, tx, newPackageArgs(run), nil)
+		_, err := p.client.InsertTx(ctx, tx, newPackageArgs(run), jobOptions(ctx))
 		return err
 	}
 	if missing == 0 {
