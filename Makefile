@@ -13,13 +13,23 @@ OASDIFF   := github.com/oasdiff/oasdiff@v1.36.0
 FUZZ      := $(CURDIR)/.ci/fuzz
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test race verify generate lint vulncheck fuzz bench bench-client bench-deps bench-peers contract test-ui services
+.PHONY: help build man release-check demo test race verify generate lint vulncheck fuzz bench bench-client bench-deps bench-peers contract test-ui services
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-13s %s\n", $$1, $$2}'
 
 build: ## build both commands into bin/
 	CGO_ENABLED=0 $(GO) build -tags grpcnotrace -trimpath -ldflags=-s -o $(BIN)/ ./client/cmd/downlink ./server/cmd/downlinkd
+
+man: build ## write manual pages and shell completions into bin/
+	@mkdir -p bin/man bin/completions
+	@for c in downlink downlinkd; do \
+		env -u XDG_DATA_HOME HOME='$$HOME' SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/$$c man bin/man && \
+		for shell in bash zsh fish; do $(BIN)/$$c completion $$shell >bin/completions/$$c.$$shell || exit 1; done || exit 1; \
+	done
+
+release-check: ## build the archives of a release into dist/, without publishing (needs goreleaser and syft)
+	goreleaser release --snapshot --clean
 
 demo: build ## run the main job, start to finish, on the sample data
 	@server/testdata/demo.sh $(BIN)

@@ -197,7 +197,7 @@ func (a *app) command() *cobra.Command {
 	}
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "write results and events as JSON lines")
 	root.PersistentFlags().BoolVarP(&a.quiet, "quiet", "q", false, "no progress and no notes")
-	root.AddCommand(a.getCommand(), a.lsCommand(), a.catCommand(), a.urlCommand(), a.verifyCommand(), a.versionCommand())
+	root.AddCommand(a.getCommand(), a.lsCommand(), a.catCommand(), a.urlCommand(), a.verifyCommand(), a.manCommand(), a.versionCommand())
 	return root
 }
 

@@ -70,7 +70,7 @@ func withoutSecrets(value string) string {
 	for name, values := range q {
 		switch name {
 		case "region", "prefix", "use_path_style", "sslmode", "profile", "anonymous", "dualstack", "fips", "rate_limiter_capacity":
-		case "endpoint":
+		case "endpoint", "public_endpoint":
 			for i := range values {
 				values[i] = withoutSecrets(values[i])
 			}

@@ -44,6 +44,7 @@ func TestMain(m *testing.M) {
 type process struct {
 	cmd *exec.Cmd
 	url string
+	out *bufio.Reader // what it prints after its address
 	log *bytes.Buffer // to be read when it has ended
 }
 
@@ -60,12 +61,13 @@ func startServer(t *testing.T, args ...string) *process {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	line, err := bufio.NewReader(out).ReadString('\n')
+	lines := bufio.NewReader(out)
+	line, err := lines.ReadString('\n')
 	if err != nil {
 		_ = cmd.Wait()
 		t.Fatalf("the server did not start: %s", &log)
 	}
-	p := &process{cmd: cmd, url: strings.TrimSpace(strings.TrimPrefix(line, "listening on ")), log: &log}
+	p := &process{cmd: cmd, url: strings.TrimSpace(strings.TrimPrefix(line, "listening on ")), out: lines, log: &log}
 	t.Cleanup(p.kill)
 	return p
 }

@@ -96,6 +96,8 @@ Exit codes: 0 success, 1 failure, 2 wrong usage.`,
 		newWarmCommand(),
 		newPackagesCommand(),
 		newMigrateCommand(),
+		newHealthCommand(),
+		newManCommand(),
 		newVersionCommand(),
 	)
 	return root
