@@ -57,6 +57,10 @@ const checkTimeout = 5 * time.Second
 // serveReadiness checks everything that the server needs, side by side. From the
 // moment that it is told to stop it is not ready, so that balancers send no more.
 func (s *Server) serveReadiness(w http.ResponseWriter, r *http.Request) {
+	if s.stopping.Load() {
+		writeHealth(w, http.StatusServiceUnavailable, health{Status: "unavailable", Checks: map[string]string{"server": "stopping"}})
+		return
+	}
 	checks := map[string]func(context.Context) error{
 		"database": s.db.Ping,
 		"migrations": func(ctx context.Context) error {
@@ -90,9 +94,6 @@ func (s *Server) serveReadiness(w http.ResponseWriter, r *http.Request) {
 		})
 	}
 	running.Wait()
-	if s.stopping.Load() {
-		h.Status, h.Checks["server"] = "unavailable", "stopping"
-	}
 	status := http.StatusOK
 	if h.Status != "ok" {
 		status = http.StatusServiceUnavailable

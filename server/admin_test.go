@@ -53,6 +53,8 @@ func TestMetrics(t *testing.T) {
 		`downlink_layout_cache_requests_total{result="miss"} 1`,
 		`downlink_bucket_operations_total{operation="open",outcome="ok"} 6`,
 		`downlink_downloads_cut_total 0`,
+		`downlink_readahead_bytes 0`,
+		`downlink_readahead_assets 0`,
 		`downlink_build_info{version=`,
 		`go_goroutines `,
 	} {

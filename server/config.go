@@ -83,6 +83,10 @@ type Config struct {
 	// ShutdownTimeout is how long running downloads may take to finish when the
 	// server stops. Defaults to 30 seconds.
 	ShutdownTimeout time.Duration
+	// ShutdownDelay is for how long a server that stops goes on accepting requests
+	// while it is no longer ready, so that balancers send elsewhere before it is
+	// gone. Defaults to 0.
+	ShutdownDelay time.Duration
 	// MaxEntries and MaxBytes bound one package: the number of its assets and
 	// their size. Default to 200,000 and 16 TiB.
 	MaxEntries int
@@ -197,6 +201,7 @@ func (c Config) withDefaults() (Config, error) {
 		{"link lifetime", int64(c.LinkLifetime), int64(longestLink)},
 		{"stall timeout", int64(c.StallTimeout), int64(time.Hour)},
 		{"shutdown timeout", int64(c.ShutdownTimeout), int64(24 * time.Hour)},
+		{"shutdown delay", int64(c.ShutdownDelay), int64(time.Hour)},
 		{"ready wait", int64(c.ReadyWait), int64(maxWait)},
 		{"largest number of entries", int64(c.MaxEntries), 10_000_000},
 		{"largest number of bytes", c.MaxBytes, 1 << 60},

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/labstack/echo/v4"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/downlink-go/downlink/server/internal/download"
 	"github.com/downlink-go/downlink/server/internal/vzip"
@@ -50,7 +51,9 @@ func (s *Server) serveContent(c echo.Context) error {
 
 	// Echo's Response hides the ReadFrom of net/http's own writer, without
 	// which no file goes out by sendfile(2).
-	w := &contentWriter{ResponseWriter: unwrap(c.Response()), stall: s.stallTimeout}
+	w := &contentWriter{ResponseWriter: unwrap(c.Response()), stall: s.stallTimeout,
+		sent: s.metrics.bytes.WithLabelValues(contentRoute)}
+	defer func() { info.counted = w.counted }()
 	w.control = http.NewResponseController(w.ResponseWriter)
 	digest := content.Layout.Digest()
 	header := w.Header()
@@ -93,7 +96,7 @@ func (s *Server) serveContent(c echo.Context) error {
 // source returns what to read the package from.
 func (s *Server) source(content *download.Content) vzip.Source {
 	if s.bucket != nil && s.bucket.Remote() {
-		return &readAhead{Source: content, memory: s.aheadMemory}
+		return &readAhead{Source: content, memory: s.aheadMemory, held: &s.aheadHeld}
 	}
 	return content
 }
@@ -125,6 +128,18 @@ type contentWriter struct {
 	status    int
 	committed bool
 	written   int64
+	counted   int64              // of those written, in sent
+	sent      prometheus.Counter // nil where nothing counts
+}
+
+// add notes that n bytes were written. They are counted in chunks, so that a long
+// download shows while it runs and small writes cost nothing.
+func (w *contentWriter) add(n int64) {
+	w.written += n
+	if news := w.written - w.counted; news >= chunk && w.sent != nil {
+		w.sent.Add(float64(news))
+		w.counted = w.written
+	}
 }
 
 func (w *contentWriter) WriteHeader(status int) { w.status = status }
@@ -160,7 +175,7 @@ func (w *contentWriter) Write(p []byte) (int, error) {
 		}
 		n, err := w.ResponseWriter.Write(p[:min(len(p), chunk)])
 		total += n
-		w.written += int64(n)
+		w.add(int64(n))
 		p = p[n:]
 		if err != nil || len(p) == 0 {
 			return total, err
@@ -194,7 +209,7 @@ func (w *contentWriter) ReadFrom(src io.Reader) (int64, error) {
 		}
 		n, err := io.CopyN(w.ResponseWriter, limited.R, min(limited.N, chunk))
 		total += n
-		w.written += n
+		w.add(n)
 		limited.N -= n
 		if errors.Is(err, io.EOF) {
 			return total, nil // short: the caller counts

@@ -52,7 +52,7 @@ func newMetrics(s *Server, operations *prometheus.CounterVec) *metrics {
 		}, route),
 		bytes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "downlink_http_sent_bytes_total",
-			Help: "Bytes of bodies that were sent. Its rate on the route of packages is the throughput of downloads.",
+			Help: "Bytes of bodies that were sent, those of downloads as they go. Its rate on the route of packages is the throughput of downloads.",
 		}, route),
 		active: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "downlink_http_active_requests",
@@ -66,6 +66,14 @@ func newMetrics(s *Server, operations *prometheus.CounterVec) *metrics {
 	}
 	m.registry.MustRegister(m.bucket, m.cut, m.requests, m.duration, m.bytes, m.active,
 		&stateCollector{db: s.db, packager: s.packager}, cacheCollector{s.service}, buildInfo(),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "downlink_readahead_bytes",
+			Help: "Memory held by assets that are read ahead of their turn, of 256 MiB that all downloads share. Where that is used up they read one asset after the other.",
+		}, func() float64 { return float64(s.aheadHeld.bytes.Load()) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "downlink_readahead_assets",
+			Help: "Assets that are opened or read ahead of their turn.",
+		}, func() float64 { return float64(s.aheadHeld.assets.Load()) }),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }

@@ -29,6 +29,7 @@ type info struct {
 	workflowID     string
 	jobID          string
 	packageID      string
+	counted        int64 // bytes of the body that are counted already
 }
 
 type infoKey struct{}
@@ -59,7 +60,7 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 		end := s.metrics.begin(c.Path(), r.Method)
 		defer func() {
 			took := time.Since(start)
-			end(c.Response().Status, c.Response().Size, took)
+			end(c.Response().Status, c.Response().Size-i.counted, took)
 			s.logAccess(c, i, took)
 		}()
 		if r.ContentLength != 0 {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"iter"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sync/semaphore"
 
@@ -34,13 +35,25 @@ const aheadTotal = 256 << 20
 type readAhead struct {
 	vzip.Source
 	memory *semaphore.Weighted // of all downloads
+	held   *aheadHeld          // by all downloads; may be nil
+}
+
+// aheadHeld is what is held by reading ahead: bytes in memory, and assets that are
+// opened or read and whose turn has not come.
+type aheadHeld struct{ bytes, assets atomic.Int64 }
+
+func (h *aheadHeld) add(bytes, assets int64) {
+	if h != nil {
+		h.bytes.Add(bytes)
+		h.assets.Add(assets)
+	}
 }
 
 var _ vzip.Announced = (*readAhead)(nil)
 
 // Announce implements vzip.Announced.
 func (r *readAhead) Announce(ctx context.Context, ranges iter.Seq[vzip.Range]) vzip.SourceCloser {
-	a := &ahead{source: r.Source, memory: r.memory}
+	a := &ahead{source: r.Source, memory: r.memory, held: r.held}
 	a.ctx, a.cancel = context.WithCancel(ctx)
 	a.next, a.stop = iter.Pull(ranges)
 	a.coming, a.more = a.next()
@@ -53,6 +66,7 @@ type ahead struct {
 	cancel context.CancelFunc
 	source vzip.Source
 	memory *semaphore.Weighted
+	held   *aheadHeld
 
 	next   func() (vzip.Range, bool)
 	stop   func()
@@ -89,6 +103,7 @@ func (a *ahead) Open(ctx context.Context, i int, off, n int64) (io.ReadCloser, e
 	}
 	o := a.queue[0]
 	a.queue = a.queue[1:]
+	a.held.add(0, -1)
 	if !o.small() {
 		a.streams--
 		a.fill()
@@ -125,10 +140,12 @@ func (a *ahead) fill() {
 			return
 		case o.small():
 			a.bytes += o.N
+			a.held.add(o.N, 0)
 		default:
 			a.streams++
 		}
 		a.queue = append(a.queue, o)
+		a.held.add(0, 1)
 		a.coming, a.more = a.next()
 		a.running.Go(func() {
 			defer close(o.done)
@@ -155,6 +172,7 @@ func (a *ahead) release(o *opening) {
 		o.data = nil
 		a.bytes -= o.N
 		a.memory.Release(o.N)
+		a.held.add(-o.N, 0)
 	}
 }
 
@@ -169,6 +187,7 @@ func (a *ahead) Close() error {
 		}
 		a.release(o)
 	}
+	a.held.add(0, -int64(len(a.queue)))
 	a.queue = nil
 	return nil
 }

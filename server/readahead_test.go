@@ -131,7 +131,8 @@ func TestReadAheadEnds(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	memory := semaphore.NewWeighted(aheadTotal)
-	r := layout.NewReader(ctx, &readAhead{Source: src, memory: memory})
+	var held aheadHeld
+	r := layout.NewReader(ctx, &readAhead{Source: src, memory: memory, held: &held})
 	defer r.Close()
 	done := make(chan error, 1)
 	go func() {
@@ -144,6 +145,9 @@ func TestReadAheadEnds(t *testing.T) {
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("it ends with %v", err)
+	}
+	if b, n := held.bytes.Load(), held.assets.Load(); b != 0 || n != 0 {
+		t.Errorf("%d bytes and %d assets count as held", b, n)
 	}
 	if len(src.began) > 0 || !memory.TryAcquire(aheadTotal) {
 		t.Errorf("%d more were begun, or memory is not given back", len(src.began))

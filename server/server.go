@@ -52,6 +52,7 @@ type Server struct {
 	slots        slots
 	stallTimeout time.Duration
 	aheadMemory  *semaphore.Weighted
+	aheadHeld    aheadHeld
 }
 
 // New opens the bucket and the state, wires a server from them, and begins to
@@ -229,8 +230,8 @@ func (s *Server) routes() (http.Handler, error) {
 func (s *Server) Handler() http.Handler { return s.handler }
 
 // Serve answers on the listener, over TLS if the configuration has a
-// certificate, until the context ends. Then it stops accepting,
-// lets running requests finish for the shutdown timeout, cuts the rest and
+// certificate, until the context ends. Then it goes on accepting
+// for the shutdown delay, no longer ready, stops accepting, lets running requests finish for the shutdown timeout, cuts the rest and
 // returns nil. It closes the listener.
 func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	hs := &http.Server{
@@ -273,6 +274,10 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	g.Go(func() error {
 		<-gctx.Done()
 		s.stopping.Store(true)
+		if d := s.config.ShutdownDelay; d > 0 && ctx.Err() != nil {
+			s.log.Info("not ready any more", slog.Duration("accepting_for", d))
+			time.Sleep(d)
+		}
 		s.log.Info("stopping", slog.Duration("at_most", s.config.ShutdownTimeout))
 		stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.config.ShutdownTimeout)
 		defer cancel()

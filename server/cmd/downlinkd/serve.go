@@ -86,6 +86,7 @@ and so on as OpenTelemetry has them. Without, there are none.`,
 	f.DurationVar(&config.LinkLifetime, "link-lifetime", time.Hour, "shortest life of a signed URL, 168h at most; large packages get longer ones")
 	f.DurationVar(&config.StallTimeout, "stall-timeout", time.Minute, "cut a download whose client takes nothing for so long")
 	f.DurationVar(&config.ShutdownTimeout, "shutdown-timeout", 30*time.Second, "how long running downloads may take to finish at the end")
+	f.DurationVar(&config.ShutdownDelay, "shutdown-delay", 0, "go on accepting for so long after the signal, with /readyz at 503, for balancers to notice")
 	f.IntVar(&config.MaxEntries, "max-entries", 200_000, "largest number of assets in a package")
 	f.Int64Var(&config.MaxBytes, "max-bytes", 16<<40, "largest size of a package's assets, in bytes")
 	f.Int64Var(&config.CacheBytes, "cache-bytes", 256<<20, "memory for the layouts of packages, in bytes")
