@@ -35,6 +35,18 @@
 // Whichever it is, servertest.Contract runs the contract suite against it over
 // HTTP and says what is not right yet.
 //
+// # Stores
+//
+// A bucket is a folder, or S3 and what speaks its protocol: listings of version 2
+// with encoded keys, ranged and conditional reads, HeadObject with checksums, and
+// for [Assemble] multipart uploads with conditional copies. Where a store does
+// not know checksums, or does not tell, assets are read once.
+//
+// The tests run against versitygw 1.8. Two things it has otherwise than S3, which
+// tests do without it: GetObjectAttributes tells no checksums of parts, and of a
+// range that was copied it tells the checksum of the whole object. The second is
+// recognized, and that package's checksum is then taken on trust.
+//
 // # Limits and failure
 //
 // [Limits] has what clients can make a server do at a time. Too large a header is
