@@ -47,6 +47,99 @@
 // range that was copied it tells the checksum of the whole object. The second is
 // recognized, and that package's checksum is then taken on trust.
 //
+// # Architecture
+//
+//	                PUT .../download                        GET signed URL
+//	                       |                                      |
+//	server      authenticate, throttle                     check the token
+//	                       |                                      |
+//	download    job -> plan -> package -> signed URL       package -> layout
+//	             |       |        |                               |
+//	             |       |        +---- catalog (SQL) ------------+
+//	             |       +- packager (River): checksums that      |
+//	             |          nobody knows, read once               |
+//	             |                                                |
+//	bucket      list                                       vzip: headers made on
+//	                                                       the fly, assets by range
+//
+// A plan is the list of a job's assets, each pinned to one version. Its identifier
+// follows from the job and those versions, so that every server comes to the same.
+// Once all checksums are known the layout is fixed: where each byte of the ZIP is.
+// Servers share the database, the bucket and the signing keys, and nothing else.
+//
+// # Operation
+//
+// Save the signing keys and the database. With other signing keys all signed URLs
+// that are out stop working; without the database organizations, keys and grants
+// are lost. Everything else in it is made again, with the same identifiers and
+// bytes. The bucket is yours.
+//
+// A new release migrates the database when it starts, unless
+// [Config.SkipMigrations] is set, for which there is "downlinkd migrate". Servers of
+// the old release go on meanwhile. Signing keys rotate with "downlinkd signing-key
+// rotate": the new one signs, the older ones still verify.
+//
+// On SIGTERM /readyz is 503 at once; requests are accepted for
+// [Config.ShutdownDelay] and running ones may finish for [Config.ShutdownTimeout].
+//
+// What to look at, beside the alerts in server/ops:
+//
+//   - status 5xx in downlink_http_requests_total: /readyz tells what is missing, the
+//     log has the cause beside the X-Request-Id;
+//   - outcome "error" in downlink_bucket_operations_total: the store or its
+//     credentials;
+//   - downlink_downloads_cut_total: assets are gone or were changed; the log names
+//     them;
+//   - downlink_packages_pending_bytes that does not go down: nothing reads assets;
+//   - downlink_readahead_bytes at 256 MiB: small assets come more slowly.
+//
+// With [Config.TracerProvider], which downlinkd takes from OpenTelemetry's
+// environment variables, each request is a span with its parts below it. Assets that
+// are opened are counted in it, and are spans only where that takes 100 ms or fails.
+// The preparation of a package is a trace of its own, linked to the request. A
+// caller's traceparent is believed, and with it whether to sample; the sampler
+// traceidratio decides alone.
+//
+// # Security
+//
+// What is to be protected are the assets, API keys, signing keys, the database's
+// password and the credentials of the store. What holds:
+//
+//   - Stolen signed URL: it gives one version of one package until it expires, at
+//     most seven days later. It cannot be made to lead elsewhere: the token has an
+//     HMAC-SHA256.
+//   - Stolen API key: revoke it; servers may remember it for some seconds. Signed
+//     URLs that it got live until they expire, unless the signing key is removed.
+//   - Guessing keys: 256 random bits, stored as a hash and compared in constant
+//     time; addresses that fail often are throttled.
+//   - Finding out what there is: a workflow or job that does not exist and one
+//     without a grant get the same answer, and the key is checked first.
+//   - Malicious names of assets: made safe for every system, see manifest.json in
+//     the package.
+//   - Path traversal and symbolic links in a folder: nothing outside of the bucket's
+//     folder is opened.
+//   - Zip bombs: entries are stored, so that a package is as large as what is in
+//     it; [Config.MaxEntries] and [Config.MaxBytes] bound it.
+//   - Replaced assets: noticed by their version; a download fails or is cut and is
+//     never mixed.
+//   - Requests to other hosts: no address comes from a client.
+//   - Many ranges, slow clients, many connections: [Limits] and
+//     [Config.StallTimeout].
+//   - Logs, metrics and traces have the route instead of the path, and no key.
+//
+// What does not:
+//
+//   - Whoever has a signed URL needs nothing else. Proxies in front log paths
+//     unless told not to, and so do programs that open it.
+//   - Whoever can write to the bucket decides what is in packages, and a job.json
+//     may name any object of it. Organizations that must not see each other's
+//     assets and write them themselves need a bucket and a server each.
+//   - [Server.AdminHandler] asks for no key.
+//   - Assets are not scanned, and encrypted only as the store and TLS do it.
+//   - Without [Config.PublicURL] signed URLs start with the host that the request
+//     names.
+//   - One that floods the network in front of the server.
+//
 // # Limits and failure
 //
 // [Limits] has what clients can make a server do at a time. Too large a header is
