@@ -66,6 +66,8 @@
 // follows from the job and those versions, so that every server comes to the same.
 // Once all checksums are known the layout is fixed: where each byte of the ZIP is.
 // Servers share the database, the bucket and the signing keys, and nothing else.
+// With [Assemble] the layout is also the plan of a multipart upload, which the
+// packager has the store put together, and the signed URL is the store's.
 //
 // # Operation
 //
@@ -108,6 +110,8 @@
 //   - Stolen signed URL: it gives one version of one package until it expires, at
 //     most seven days later. It cannot be made to lead elsewhere: the token has an
 //     HMAC-SHA256.
+//     With [Assemble] it is the store's, for one object, which nothing but deleting
+//     that or the store's credentials ends sooner.
 //   - Stolen API key: revoke it; servers may remember it for some seconds. Signed
 //     URLs that it got live until they expire, unless the signing key is removed.
 //   - Guessing keys: 256 random bits, stored as a hash and compared in constant
