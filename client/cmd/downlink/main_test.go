@@ -251,6 +251,18 @@ func TestLookingInside(t *testing.T) {
 	}
 }
 
+// TestURLForGDAL: the URL of an object store has a query.
+func TestURLForGDAL(t *testing.T) {
+	t.Parallel()
+	s := fault.Start(t, pack(t, files(1)))
+	s.Answers(download("signed_url", "https://s3.example/p.zip?X-Amz-Signature=0"))
+	c := newCLI(t, s)
+	const want = "/vsizip/{/vsicurl/https://s3.example/p.zip?X-Amz-Signature=0}/outputs/b.tif\n"
+	if code, stdout, stderr := c.run("url", "--gdal", "W1", "J1", "outputs/b.tif"); code != exitOK || stdout != want {
+		t.Errorf("exit %d, %q, %q", code, stdout, stderr)
+	}
+}
+
 func TestVerify(t *testing.T) {
 	t.Parallel()
 	data := pack(t, files(1))

@@ -35,7 +35,7 @@ without downloading it, and with PATH that of one file in it:
 			}
 			name := string(d.SignedURL)
 			if gdal {
-				name = "/vsizip//vsicurl/" + name
+				name = gdalName(name)
 				if len(args) == 3 {
 					name += "/" + strings.TrimPrefix(args[2], "/")
 				}
@@ -48,6 +48,15 @@ without downloading it, and with PATH that of one file in it:
 		}),
 	}
 	a.apiFlags(cmd)
-	cmd.Flags().BoolVar(&gdal, "gdal", false, "print the /vsizip//vsicurl/ form")
+	cmd.Flags().BoolVar(&gdal, "gdal", false, "print the name that GDAL reads it by, /vsizip//vsicurl/...")
 	return cmd
+}
+
+// gdalName returns what GDAL reads the package at the URL by. Where the URL does
+// not end in .zip, as those of object stores, it has to be told where that ends.
+func gdalName(signedURL string) string {
+	if strings.HasSuffix(signedURL, ".zip") {
+		return "/vsizip//vsicurl/" + signedURL
+	}
+	return "/vsizip/{/vsicurl/" + signedURL + "}"
 }
