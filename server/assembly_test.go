@@ -32,12 +32,9 @@ func assembling(s store) func(*server.Config) {
 }
 
 // bytesOf makes up content that does not repeat itself.
-func bytesOf(seed uint64, n int) string {
-	r := rand.New(rand.NewPCG(seed, 0))
+func bytesOf(seed byte, n int) string {
 	b := make([]byte, n)
-	for i := range b {
-		b[i] = byte(r.Uint32())
-	}
+	_, _ = rand.NewChaCha8([32]byte{seed}).Read(b) // never fails
 	return string(b)
 }
 
