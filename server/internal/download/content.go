@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/maypok86/otter/v2"
@@ -59,6 +60,9 @@ type contentCache struct {
 
 func newContentCache(packages Packages, objects Objects, maxBytes int64) *contentCache {
 	load := func(ctx context.Context, id uuid.UUID) (*Content, error) {
+		// Others wait for it too, whatever becomes of this request.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		defer cancel()
 		plan, err := packages.Plan(ctx, id)
 		if err != nil {
 			return nil, err

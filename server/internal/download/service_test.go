@@ -336,6 +336,41 @@ func TestContent(t *testing.T) {
 	}
 }
 
+// planner is the Packages of a package that takes its time to load.
+type planner struct {
+	Packages
+	load func(ctx context.Context) (*Plan, error)
+}
+
+func (p planner) Plan(ctx context.Context, _ uuid.UUID) (*Plan, error) { return p.load(ctx) }
+
+func TestContentIsLoadedForAll(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		plan := NewPlan("W1", "J1", []Asset{{Role: Input, Path: "a", Object: Object{Key: "a", Version: "1"}, Checksum: &Checksum{}}})
+		loading, proceed := make(chan struct{}), make(chan struct{})
+		c := newContentCache(planner{load: func(ctx context.Context) (*Plan, error) {
+			close(loading)
+			<-proceed
+			return plan, ctx.Err()
+		}}, nil, 1<<20)
+		ctx, leave := context.WithCancel(t.Context())
+		go c.get(ctx, plan.ID)
+		<-loading
+		second := make(chan error)
+		go func() {
+			_, err := c.get(t.Context(), plan.ID)
+			second <- err
+		}()
+		synctest.Wait()
+		leave() // the one that has begun to load it
+		close(proceed)
+		if err := <-second; err != nil {
+			t.Errorf("the second request got %v", err)
+		}
+	})
+}
+
 func TestErrorForLogs(t *testing.T) {
 	t.Parallel()
 	cause := errors.New("cause")
