@@ -112,8 +112,9 @@
 //     HMAC-SHA256.
 //     With [Assemble] it is the store's, for one object, which nothing but deleting
 //     that or the store's credentials ends sooner.
-//   - Stolen API key: revoke it; servers may remember it for some seconds. Signed
-//     URLs that it got live until they expire, unless the signing key is removed.
+//   - Stolen API key: revoke it; servers may remember it, and grants, for some
+//     seconds. Signed URLs that it got live until they expire, unless the signing
+//     key is removed.
 //   - Guessing keys: 256 random bits, stored as a hash and compared in constant
 //     time; addresses that fail often are throttled.
 //   - Finding out what there is: a workflow or job that does not exist and one

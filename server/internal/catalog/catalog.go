@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/maypok86/otter/v2"
 
 	"github.com/downlink-go/downlink/server/internal/download"
 )
@@ -53,6 +54,7 @@ type DB struct {
 	path        string          // empty with PostgreSQL
 	now         func() time.Time
 	keys        *keyCache
+	permissions *otter.Cache[permission, struct{}]
 
 	mu       sync.Mutex
 	prepared map[string]*sql.Stmt // what readRow has parsed
@@ -76,6 +78,7 @@ func Open(ctx context.Context, c Config) (*DB, error) {
 		db.now = time.Now
 	}
 	db.keys = newKeyCache(db)
+	db.permissions = newMemory[permission, struct{}](db)
 	var err error
 	if IsPostgres(c.Database) {
 		err = db.openPostgres(ctx, c.Database, cmp.Or(c.MaxConns, 16))

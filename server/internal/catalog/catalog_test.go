@@ -170,7 +170,7 @@ func TestAPIKeyIsRedacted(t *testing.T) {
 }
 
 func TestGrants(t *testing.T) {
-	each(t, func(t *testing.T, db *catalog.DB, _ *clock) {
+	each(t, func(t *testing.T, db *catalog.DB, now *clock) {
 		ctx := t.Context()
 		ids := map[string]string{}
 		for _, name := range []string{"acme", "globex"} {
@@ -202,7 +202,15 @@ func TestGrants(t *testing.T) {
 		if err := db.RevokeGrant(ctx, "acme", "W1"); err != nil {
 			t.Error(err)
 		}
+		now.advance(5 * time.Second)
 		check("acme", "W1", false)
+		if err := db.Grant(ctx, "acme", "W1"); err != nil {
+			t.Error(err)
+		}
+		check("acme", "W1", true) // that there was no grant is not remembered
+		if err := db.RevokeGrant(ctx, "acme", "W1"); err != nil {
+			t.Error(err)
+		}
 		for _, err := range []error{db.RevokeGrant(ctx, "acme", "W1"), db.RevokeGrant(ctx, "nobody", "W1"), db.Grant(ctx, "nobody", "W1")} {
 			if !errors.Is(err, catalog.ErrNotFound) {
 				t.Errorf("got %v, want ErrNotFound", err)

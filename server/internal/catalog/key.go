@@ -175,21 +175,27 @@ type keyCache struct {
 	cache *otter.Cache[[sha256.Size]byte, validKey]
 }
 
-const (
-	keyCacheTime = 5 * time.Second
-	keyCacheSize = 10_000
-)
-
 func newKeyCache(db *DB) *keyCache {
-	return &keyCache{db: db, cache: otter.Must(&otter.Options[[sha256.Size]byte, validKey]{
-		MaximumSize:      keyCacheSize,
-		ExpiryCalculator: otter.ExpiryWriting[[sha256.Size]byte, validKey](keyCacheTime),
+	return &keyCache{db: db, cache: newMemory[[sha256.Size]byte, validKey](db)}
+}
+
+// newMemory returns a cache for what every call asks the database, for as long as
+// a revocation may take to work.
+func newMemory[K comparable, V any](db *DB) *otter.Cache[K, V] {
+	return otter.Must(&otter.Options[K, V]{
+		MaximumSize:      10_000,
+		ExpiryCalculator: otter.ExpiryWriting[K, V](5 * time.Second),
 		Clock:            monotonic{now: db.now, start: db.now()},
-	})}
+	})
 }
 
 func (c *keyCache) get(ctx context.Context, key APIKey) (Identity, error) {
-	load := func(ctx context.Context, _ [sha256.Size]byte) (validKey, error) { return c.db.lookUp(ctx, key) }
+	load := func(ctx context.Context, _ [sha256.Size]byte) (validKey, error) {
+		// Others wait for it too, whatever becomes of this call.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+		defer cancel()
+		return c.db.lookUp(ctx, key)
+	}
 	v, err := c.cache.Get(ctx, sha256.Sum256([]byte(key)), otter.LoaderFunc[[sha256.Size]byte, validKey](load))
 	if err != nil {
 		return Identity{}, err

@@ -120,6 +120,7 @@ const maxConcurrentStats = 32
 type Service struct {
 	Config
 	contents *contentCache
+	looks    looks
 }
 
 // NewService returns a service with the defaults filled in.
@@ -132,7 +133,9 @@ func NewService(c Config) *Service {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return &Service{Config: c, contents: newContentCache(c.Packages, c.Objects, c.CacheBytes)}
+	s := &Service{Config: c, contents: newContentCache(c.Packages, c.Objects, c.CacheBytes)}
+	s.looks.at = s.look
+	return s
 }
 
 // Request asks for one job's package.
@@ -214,30 +217,42 @@ func (s *Service) Download(ctx context.Context, r Request) (Download, error) {
 }
 
 func (s *Service) attempt(ctx context.Context, r Request, deadline time.Time) (Download, error) {
-	plan, running, err := s.Plan(ctx, r.WorkflowID, r.JobID)
+	seen, err := s.looks.do(ctx, jobName{r.WorkflowID, r.JobID})
 	if errors.Is(err, ErrJobNotFound) {
 		return Download{}, errDenied
 	}
 	if err != nil {
 		return Download{}, err
 	}
-	if running {
-		return Download{ID: plan.ID, State: Pending, Reason: JobIsRunning, RetryAfter: 5 * runningRetry, Progress: -1}, nil
+	p := seen.Package
+	if seen.running {
+		return Download{ID: p.ID, State: Pending, Reason: JobIsRunning, RetryAfter: 5 * runningRetry, Progress: -1}, nil
 	}
-	p, err := s.Packages.Package(ctx, plan.ID)
-	if errors.Is(err, ErrPackageNotFound) || err == nil && p.State == Failed && s.Now().Sub(p.Updated).Abs() > s.FailureHold {
-		p, err = s.Packager.Prepare(ctx, plan)
-	}
-	if wait := deadline.Sub(s.Now()); err == nil && p.State == Pending && wait > 0 {
-		p, err = s.Packager.Wait(ctx, p.ID, wait)
-	}
-	if err != nil {
-		return Download{}, err
+	if wait := deadline.Sub(s.Now()); p.State == Pending && wait > 0 {
+		if p, err = s.Packager.Wait(ctx, p.ID, wait); err != nil {
+			return Download{}, err
+		}
 	}
 	if p.State == Ready && s.Assembler != nil {
 		return s.assembled(ctx, p, deadline)
 	}
 	return s.answer(p, r.KeyID)
+}
+
+// look looks at a job, and has its package prepared if that is not yet so.
+func (s *Service) look(ctx context.Context, job jobName) (sighting, error) {
+	plan, running, err := s.Plan(ctx, job.workflowID, job.jobID)
+	if err != nil {
+		return sighting{}, err
+	}
+	if running {
+		return sighting{Package: Package{ID: plan.ID}, running: true}, nil
+	}
+	p, err := s.Packages.Package(ctx, plan.ID)
+	if errors.Is(err, ErrPackageNotFound) || err == nil && p.State == Failed && s.Now().Sub(p.Updated).Abs() > s.FailureHold {
+		p, err = s.Packager.Prepare(ctx, plan)
+	}
+	return sighting{Package: p}, err
 }
 
 // assembled answers with a link to the store, once the package is there.
