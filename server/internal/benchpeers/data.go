@@ -108,7 +108,7 @@ func (b *bench) prepare(ctx context.Context, stdin *os.File, yes bool) error {
 }
 
 func build(ctx context.Context, out, program string) error {
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s", "-o", out, "github.com/downlink-go/downlink/"+program)
+	cmd := exec.CommandContext(ctx, "go", "build", "-tags", "grpcnotrace", "-trimpath", "-ldflags=-s", "-o", out, "github.com/downlink-go/downlink/"+program)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	cmd.Stderr = os.Stderr
 	if err := cmd.Run(); err != nil {

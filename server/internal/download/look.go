@@ -73,10 +73,16 @@ func (l *looks) join(ctx context.Context, job jobName) *look {
 	return mine
 }
 
+// gathering is how often others get the CPU before a look begins, so that calls
+// that are about to come in share it.
+const gathering = 4
+
 // work looks at the job until nobody waits.
 func (l *looks) work(job jobName) {
 	for {
-		runtime.Gosched() // calls that are about to come in share the look
+		for range gathering {
+			runtime.Gosched()
+		}
 		next := l.begin(job)
 		if next == nil {
 			return
