@@ -122,14 +122,13 @@ func (f *failures) guard(c echo.Context, key string, authenticate func() error) 
 	}
 	l := f.addresses.of(network(requestInfo(c.Request().Context()).client))
 	hash := sha256.Sum256([]byte(key))
-	if l.Tokens() < 1 {
-		if _, ok := f.valid.GetIfPresent(hash); !ok {
-			return tooMany(c.Response().Header(), wait(l, 1), "too many calls with invalid API keys from this address")
-		}
+	_, known := f.valid.GetIfPresent(hash)
+	if !known && l.Tokens() < 1 {
+		return tooMany(c.Response().Header(), wait(l, 1), "too many calls with invalid API keys from this address")
 	}
 	err := authenticate()
 	switch {
-	case err == nil:
+	case err == nil && !known:
 		f.valid.Set(hash, struct{}{})
 	case isUnauthenticated(err):
 		f.valid.Invalidate(hash)

@@ -7,8 +7,12 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash"
+	"io"
 	"log/slog"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -28,16 +32,32 @@ func (k SigningKey) GoString() string { return k.String() }
 // LogValue returns a placeholder.
 func (k SigningKey) LogValue() slog.Value { return slog.StringValue(k.String()) }
 
-// id names a key without telling anything about it.
-func (k SigningKey) id() [4]byte {
-	sum := sha256.Sum256(append([]byte("downlink signing key id\x00"), k...))
-	return [4]byte(sum[:])
-}
-
 // Keyring signs and verifies the tokens of signed links. The first key signs,
 // all of them verify. It is safe for concurrent use.
 type Keyring struct {
-	keys atomic.Pointer[[]SigningKey]
+	signers atomic.Pointer[[]*signer]
+}
+
+// signer is a key that is ready to sign.
+type signer struct {
+	id   [4]byte   // names the key without telling anything about it
+	macs sync.Pool // of hash.Hash, keyed
+}
+
+func newSigner(key SigningKey) *signer {
+	sum := sha256.Sum256(append([]byte("downlink signing key id\x00"), key...))
+	key = slices.Clone(key)
+	return &signer{id: [4]byte(sum[:]), macs: sync.Pool{New: func() any { return hmac.New(sha256.New, key) }}}
+}
+
+// appendMAC appends the HMAC of what is in b and the filename.
+func (s *signer) appendMAC(b []byte, filename string) []byte {
+	m := s.macs.Get().(hash.Hash)
+	defer s.macs.Put(m)
+	m.Reset()
+	m.Write(b)
+	_, _ = io.WriteString(m, filename) // a hash never fails
+	return m.Sum(b)
 }
 
 // NewKeyring returns a keyring with these keys. It fails as [Keyring.Set] does.
@@ -57,7 +77,11 @@ func (k *Keyring) Set(keys []SigningKey) error {
 			return fmt.Errorf("signing key %d has %d bytes, want 32 or more", i+1, len(key))
 		}
 	}
-	k.keys.Store(&keys)
+	signers := make([]*signer, len(keys))
+	for i, key := range keys {
+		signers[i] = newSigner(key)
+	}
+	k.signers.Store(&signers)
 	return nil
 }
 
@@ -93,25 +117,17 @@ var tokenEncoding = base64.RawURLEncoding.Strict()
 
 // Sign returns the token for a link to the file of this name.
 func (k *Keyring) Sign(l Link, filename string) string {
-	key := (*k.keys.Load())[0]
-	id := key.id()
+	signer := (*k.signers.Load())[0]
 	b := make([]byte, 0, tokenLength)
 	b = append(b, tokenVersion)
-	b = append(b, id[:]...)
+	b = append(b, signer.id[:]...)
 	b = append(b, l.Package[:]...)
 	b = append(b, l.Digest[:]...)
 	b = binary.BigEndian.AppendUint64(b, uint64(l.Expires.Unix()))
 	var keyID [tokenKeyID]byte
 	copy(keyID[:], l.KeyID)
 	b = append(b, keyID[:]...)
-	return tokenEncoding.EncodeToString(append(b, key.mac(b, filename)...))
-}
-
-func (k SigningKey) mac(body []byte, filename string) []byte {
-	m := hmac.New(sha256.New, k)
-	m.Write(body)
-	m.Write([]byte(filename))
-	return m.Sum(nil)
+	return tokenEncoding.EncodeToString(signer.appendMAC(b, filename))
 }
 
 // Verify returns what the token says. It needs no database and compares in
@@ -125,10 +141,10 @@ func (k *Keyring) Verify(token, filename string, now time.Time) (Link, error) {
 	if err != nil || b[0] != tokenVersion {
 		return Link{}, errLinkInvalid
 	}
-	body, mac := b[:tokenBody], b[tokenBody:]
+	body := b[:tokenBody:tokenBody] // so that appending leaves b alone
 	valid := false
-	for _, key := range *k.keys.Load() {
-		if id := key.id(); [4]byte(body[1:5]) == id && hmac.Equal(mac, key.mac(body, filename)) {
+	for _, signer := range *k.signers.Load() {
+		if [4]byte(body[1:5]) == signer.id && hmac.Equal(b, signer.appendMAC(body, filename)) {
 			valid = true
 		}
 	}
