@@ -8,11 +8,20 @@ import (
 	"io/fs"
 	"iter"
 	"sync"
+	"time"
 )
 
 const (
-	// bufferSize is that of the buffer in which CopyN gathers small pieces.
-	bufferSize = 256 << 10
+	// smallBuffer and largeBuffer are the sizes of the buffers in which CopyN
+	// gathers small pieces. A large one saves a client that is fast enough waits
+	// and wakes; for all others it would be a waste of memory.
+	smallBuffer = 256 << 10
+	largeBuffer = 1 << 20
+	// fastClient is how fast a client has to be for large writes, in bytes a
+	// second, and trial how much it has to take for that to be known: more than
+	// sockets hold.
+	fastClient = 250e6
+	trial      = 16 << 20
 	// smallContent is the length below which content is read into the buffer.
 	// From there on a write of its own costs less than the copy, and a file can
 	// be sent by the kernel.
@@ -21,7 +30,10 @@ const (
 	room = max(smallContent, maxCentralHeaderLen)
 )
 
-var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
+var (
+	smallBuffers = sync.Pool{New: func() any { return new([smallBuffer]byte) }}
+	largeBuffers = sync.Pool{New: func() any { return new([largeBuffer]byte) }}
+)
 
 // Source has the content of the entries that do not hold it themselves.
 type Source interface {
@@ -112,7 +124,8 @@ func (l *Layout) NewReader(ctx context.Context, src Source) *Reader {
 // w with a ReadFrom method can send a file by sendfile(2).
 //
 // Nothing is written until the first large content is open or the buffer, of
-// 256 KiB, is nearly full of what was read. So if the content at the start of
+// 256 KiB at first and 1 MiB for a client that takes 250 MB a second, is nearly
+// full of what was read. So if the content at the start of
 // the range cannot be had, the count is 0 and w is untouched.
 //
 // An error that is neither the context's nor a [*SourceError] is from w. Where
@@ -123,10 +136,8 @@ func (r *Reader) CopyN(w io.Writer, n int64) (int64, error) {
 		return 0, fs.ErrClosed
 	}
 	r.release()
-	array := buffers.Get().(*[bufferSize]byte)
-	defer buffers.Put(array)
-
-	b := batch{w: w, buf: array[:0]}
+	b := batch{w: w}
+	defer b.release()
 	source := r.source
 	if announced, ok := source.(Announced); ok {
 		s := announced.Announce(r.ctx, r.layout.ranges(r.offset, n))
@@ -154,6 +165,7 @@ func (r *Reader) copyTo(b *batch, source Source, n int64) error {
 		case s.kind == heldContent:
 			err = b.add(r.layout.held(s))
 		case s.kind != sourceContent:
+			b.take()
 			b.buf = r.layout.appendHeader(b.buf, s)
 			err = b.makeRoom()
 		case s.n < smallContent:
@@ -174,6 +186,7 @@ func (r *Reader) copySmall(b *batch, source Source, s segment) error {
 	if err != nil {
 		return r.sourceError(s, err)
 	}
+	b.take()
 	n := len(b.buf)
 	_, err = io.ReadFull(rc, b.buf[n:n+int(s.n)])
 	if closeErr := rc.Close(); err == nil {
@@ -196,6 +209,7 @@ func (r *Reader) copyLarge(b *batch, source Source, s segment) error {
 		_ = rc.Close() // nothing was read
 		return err
 	}
+	b.release()
 	n, err := io.CopyN(b.w, rc, s.n)
 	b.written += n
 	ofSource := atEnd(err) || err != nil && r.ctx.Err() == nil && fails(rc)
@@ -232,13 +246,40 @@ func (r *Reader) sourceError(s segment, err error) error {
 // batch gathers small pieces into large writes.
 type batch struct {
 	w       io.Writer
-	buf     []byte // with a capacity of bufferSize, of which room is free
+	buf     []byte // nil while nothing is gathered, or with room free
 	written int64
+
+	fast  bool      // the client was, in the last trial
+	tried int64     // of written, in trials that are over
+	since time.Time // the trial began
+}
+
+// take makes sure that there is a buffer.
+func (b *batch) take() {
+	switch {
+	case b.buf != nil:
+	case b.fast:
+		b.buf = largeBuffers.Get().(*[largeBuffer]byte)[:0]
+	default:
+		b.buf = smallBuffers.Get().(*[smallBuffer]byte)[:0]
+	}
+}
+
+// release gives the buffer back.
+func (b *batch) release() {
+	switch cap(b.buf) {
+	case smallBuffer:
+		smallBuffers.Put((*[smallBuffer]byte)(b.buf[:smallBuffer]))
+	case largeBuffer:
+		largeBuffers.Put((*[largeBuffer]byte)(b.buf[:largeBuffer]))
+	}
+	b.buf = nil
 }
 
 // add gathers p, of any length.
 func (b *batch) add(p []byte) error {
 	for len(p) > 0 {
+		b.take()
 		n := min(len(p), room)
 		b.buf = append(b.buf, p[:n]...)
 		p = p[n:]
@@ -256,9 +297,13 @@ func (b *batch) makeRoom() error {
 	return b.flush()
 }
 
+// flush writes what is gathered.
 func (b *batch) flush() error {
 	if len(b.buf) == 0 {
 		return nil
+	}
+	if b.since.IsZero() {
+		b.since = time.Now()
 	}
 	n, err := b.w.Write(b.buf)
 	b.written += int64(n)
@@ -266,7 +311,21 @@ func (b *batch) flush() error {
 		err = io.ErrShortWrite
 	}
 	b.buf = b.buf[:0]
+	if b.written-b.tried >= trial {
+		b.judge()
+	}
 	return err
+}
+
+// judge ends a trial of the client's speed.
+func (b *batch) judge() {
+	now := time.Now()
+	fast := float64(b.written-b.tried) > fastClient*now.Sub(b.since).Seconds()
+	b.tried, b.since = b.written, now
+	if fast != b.fast {
+		b.fast = fast
+		b.release()
+	}
 }
 
 // Read reads the next bytes, as many as p takes unless there is an error or the

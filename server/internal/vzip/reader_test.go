@@ -16,6 +16,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/iotest"
+	"testing/synctest"
+	"time"
 
 	"github.com/downlink-go/downlink/server/internal/vzip"
 )
@@ -104,27 +106,75 @@ func TestCopyNOpensEachRangeOnce(t *testing.T) {
 
 func TestCopyNGathersSmallContent(t *testing.T) {
 	t.Parallel()
-	contents := make([][]byte, 400)
+	const (
+		content = 50_000
+		trial   = 16 << 20 // how much a client has to take to show how fast it is
+	)
+	contents := make([][]byte, 1400)
 	for i := range contents {
-		contents[i] = noise(uint64(i), 5000)
+		contents[i] = noise(uint64(i), content)
 	}
-	l, src := archiveOf(t, contents...)
-	var w recorder
-	if _, err := newReader(t, l, src).CopyN(&w, l.Size()); err != nil {
-		t.Fatal(err)
+	for name, client := range map[string]struct {
+		rate  func(written int) int  // bytes a second
+		large func(written int) bool // whether writes should be of up to 1 MiB
+	}{
+		"slow": {
+			func(int) int { return 200e6 },
+			func(int) bool { return false },
+		},
+		"fast": {
+			func(int) int { return 300e6 },
+			func(written int) bool { return written > trial },
+		},
+		"fast at first": {
+			func(written int) int { return map[bool]int{true: 10e9, false: 100e6}[written < 10e6] },
+			func(int) bool { return false },
+		},
+		"fast once": {
+			func(written int) int { return map[bool]int{true: 10e9, false: 100e6}[written < 20e6] },
+			func(written int) bool { return written > trial && written < 2*trial },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				l, src := archiveOf(t, contents...)
+				w := slowRecorder{rate: client.rate}
+				if _, err := newReader(t, l, src).CopyN(&w, l.Size()); err != nil {
+					t.Fatal(err)
+				}
+				written := 0
+				for i, n := range w.writes[:len(w.writes)-1] {
+					buffer := 256 << 10
+					if client.large(written) {
+						buffer = 1 << 20
+					}
+					if n > buffer || n < buffer-2*64<<10 {
+						t.Errorf("write %d, after %d bytes, is of %d", i, written, n)
+					}
+					written += n
+				}
+				if n := len(src.openings); n != len(contents) {
+					t.Errorf("%d openings, want %d", n, len(contents))
+				}
+				if !bytes.Equal(w.Bytes(), whole(t, l, src)) {
+					t.Error("the bytes are not the archive's")
+				}
+			})
+		})
 	}
-	// 2 MB in writes of at least 190 KB, but for the last.
-	if n := len(w.writes); n > 11 {
-		t.Errorf("%d writes, want at most 11: %v", n, w.writes)
-	}
-	for _, n := range w.writes[:len(w.writes)-1] {
-		if n < 190_000 || n > 256<<10 {
-			t.Errorf("a write of %d bytes", n)
-		}
-	}
-	if n := len(src.openings); n != 400 {
-		t.Errorf("%d openings, want 400", n)
-	}
+}
+
+// slowRecorder takes so many bytes a second.
+type slowRecorder struct {
+	recorder
+
+	rate func(written int) int
+}
+
+func (w *slowRecorder) Write(p []byte) (int, error) {
+	time.Sleep(time.Duration(len(p)) * time.Second / time.Duration(w.rate(w.Len())))
+	return w.recorder.Write(p)
 }
 
 // TestCopyNWritesHeldContentInPieces keeps large held content from going out in
@@ -140,7 +190,7 @@ func TestCopyNWritesHeldContentInPieces(t *testing.T) {
 	if !bytes.Contains(w.Bytes(), data) {
 		t.Error("the content is not in the archive")
 	}
-	if longest := slices.Max(w.writes); longest > 256<<10 {
+	if longest := slices.Max(w.writes); longest > 1<<20 {
 		t.Errorf("a write of %d bytes", longest)
 	}
 }
