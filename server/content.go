@@ -62,9 +62,12 @@ func (s *Server) serveContent(c echo.Context) error {
 	header.Set("ETag", `"`+hex.EncodeToString(digest[:])+`"`)
 	header.Set("Cache-Control", "private, no-transform")
 
-	reader := &packageReader{reader: content.Layout.NewReader(ctx, s.source(content))}
+	source := s.source(content)
+	reader := &packageReader{reader: &blockReader{
+		Reader: content.Layout.NewReader(ctx, source), ctx: ctx, blocks: s.blocks, content: content, source: source,
+	}}
 	defer reader.Close()
-	http.ServeContent(w, c.Request(), "", content.Plan.Modified(), reader)
+	http.ServeContent(w, c.Request(), "", content.Modified, reader)
 
 	response := c.Response()
 	err = reader.failure()
@@ -235,7 +238,7 @@ func (w *contentWriter) extend() error {
 // client goes; hence the lock.
 type packageReader struct {
 	mu     sync.Mutex
-	reader *vzip.Reader
+	reader *blockReader
 	err    error // the first failure to read
 }
 

@@ -74,6 +74,10 @@ func newMetrics(s *Server, operations *prometheus.CounterVec) *metrics {
 			Name: "downlink_readahead_assets",
 			Help: "Assets that are opened or read ahead of their turn.",
 		}, func() float64 { return float64(s.aheadHeld.assets.Load()) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "downlink_block_cache_bytes",
+			Help: "Memory of blocks of packages that are made of tiny assets and read by range, a quarter of cache-bytes at most.",
+		}, func() float64 { return float64(s.blocks.bytes()) }),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }

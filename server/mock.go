@@ -89,6 +89,7 @@ func NewMock(config MockConfig) (*Mock, error) {
 	s := &Server{
 		config: c, log: c.Log, stallTimeout: c.StallTimeout, keyring: keyring,
 		aheadMemory: semaphore.NewWeighted(aheadTotal),
+		blocks:      newBlocks(c.CacheBytes / 4),
 		slots:       slots{most: -1, mostPerKey: -1, perKey: map[string]int{}},
 		keys:        mockKeys(config.Key),
 		middlewares: []apiserver.StrictMiddlewareFunc{faults.calls},

@@ -53,6 +53,7 @@ type Server struct {
 	stallTimeout time.Duration
 	aheadMemory  *semaphore.Weighted
 	aheadHeld    aheadHeld
+	blocks       *blocks
 }
 
 // New opens the bucket and the state, wires a server from them, and begins to
@@ -66,6 +67,7 @@ func New(ctx context.Context, config Config) (_ *Server, err error) {
 	s := &Server{
 		config: config, log: config.Log, stallTimeout: config.StallTimeout,
 		aheadMemory: semaphore.NewWeighted(aheadTotal),
+		blocks:      newBlocks(config.CacheBytes / 4),
 		requests:    newBuckets[string](config.Limits.RequestsPerMinute, 50_000),
 		failures:    newFailures(config.Limits.FailuresPerMinute),
 		slots:       slots{most: config.Limits.Downloads, mostPerKey: config.Limits.DownloadsPerKey, perKey: map[string]int{}},

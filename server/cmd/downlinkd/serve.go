@@ -89,7 +89,7 @@ and so on as OpenTelemetry has them. Without, there are none.`,
 	f.DurationVar(&config.ShutdownDelay, "shutdown-delay", 0, "go on accepting for so long after the signal, with /readyz at 503, for balancers to notice")
 	f.IntVar(&config.MaxEntries, "max-entries", 200_000, "largest number of assets in a package")
 	f.Int64Var(&config.MaxBytes, "max-bytes", 16<<40, "largest size of a package's assets, in bytes")
-	f.Int64Var(&config.CacheBytes, "cache-bytes", 256<<20, "memory for the layouts of packages, in bytes")
+	f.Int64Var(&config.CacheBytes, "cache-bytes", 256<<20, "memory for the layouts of packages, in bytes, and a quarter more for blocks of tiny assets")
 	f.BoolVar(&config.SkipMigrations, "skip-migrations", false, "do not bring the schema of the database up to date; see downlinkd migrate")
 	f.BoolVar(&config.SkipSHA256, "skip-sha256", false, "compute CRC-32 alone for assets that have to be read, which is faster")
 	f.DurationVar(&config.KeepPackages, "keep-packages", 90*24*time.Hour, "forget packages that nobody has asked for in so long; 0 for never")

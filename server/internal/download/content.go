@@ -18,6 +18,8 @@ import (
 type Content struct {
 	Plan   *Plan
 	Layout *vzip.Layout
+	// Modified is that of the plan, which takes a look at every entry.
+	Modified time.Time
 
 	objects Objects
 }
@@ -28,7 +30,7 @@ func NewContent(plan *Plan, objects Objects) (*Content, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Content{Plan: plan, Layout: layout, objects: objects}, nil
+	return &Content{Plan: plan, Layout: layout, Modified: plan.Modified(), objects: objects}, nil
 }
 
 // Open implements [vzip.Source]. An object that is gone or changed gives an

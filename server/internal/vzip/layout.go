@@ -176,6 +176,15 @@ func (l *Layout) Content(i int) (off, n int64, ok bool) {
 	return e.content(), e.size, e.data == nil && e.size > 0
 }
 
+// Entries returns how many entries begin in the n bytes of the archive from off
+// on, that is with their local headers. It takes logarithmic time.
+func (l *Layout) Entries(off, n int64) int {
+	before := func(end int64) int {
+		return sort.Search(len(l.entries), func(i int) bool { return l.entries[i].offset >= end })
+	}
+	return before(off+n) - before(off)
+}
+
 // Digest returns the SHA-256 of everything in the archive but the content that
 // comes from a source: the local headers, the content that the layout holds, the
 // central directory and the end records, in the order of the archive. As these
