@@ -10,7 +10,9 @@ import (
 	"path"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -71,20 +73,25 @@ func (d *directory) List(ctx context.Context, prefix string) ([]Object, []downlo
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, nil
 	}
-	return l.objects, l.findings, err
+	// In the order of their keys, or nearly so where a folder has both files and
+	// folders: it does not take long to sort what is sorted.
+	slices.SortFunc(l.folders, func(a, b []Object) int { return strings.Compare(a[0].Key, b[0].Key) })
+	return slices.Concat(l.folders...), l.findings, err
 }
 
 // listing is what a walk has found. The lock is for adding to it.
 type listing struct {
 	mu       sync.Mutex
-	objects  []Object
+	folders  [][]Object // none is empty, and each is sorted
 	findings []download.Detail
 }
 
 func (l *listing) add(objects []Object, findings []download.Detail) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.objects = append(l.objects, objects...)
+	if len(objects) > 0 {
+		l.folders = append(l.folders, objects)
+	}
 	l.findings = append(l.findings, findings...)
 }
 
@@ -99,7 +106,8 @@ func (l *listing) walk(ctx context.Context, d *directory, g *errgroup.Group, pre
 	if err != nil {
 		return err
 	}
-	var objects []Object
+	slices.SortFunc(entries, func(a, b folderEntry) int { return strings.Compare(a.name, b.name) })
+	objects := make([]Object, 0, len(entries))
 	var findings []download.Detail
 	defer func() { l.add(objects, findings) }()
 	for _, entry := range entries {

@@ -34,9 +34,91 @@ func (db *DB) Checksums(ctx context.Context, objects []download.Object) ([]*down
 	return found, nil
 }
 
+// lookup is the looking up of some objects.
+type lookup struct {
+	objects []download.Object
+	found   []*download.Checksum
+	sums    []download.Checksum // few allocations instead of many
+	sha256s []byte
+}
+
+// answer takes what is stored for object i, if it was of that size.
+func (l *lookup) answer(i int, size int64, crc32 uint32, sha256 []byte) {
+	if size != l.objects[i].Size {
+		return
+	}
+	sum := download.Checksum{CRC32: crc32}
+	if sha256 != nil {
+		n := len(l.sha256s)
+		l.sha256s = append(l.sha256s, sha256...)
+		sum.SHA256 = l.sha256s[n:len(l.sha256s):len(l.sha256s)]
+	}
+	l.sums = append(l.sums, sum)
+	l.found[i] = &l.sums[len(l.sums)-1]
+}
+
 func (db *DB) checksums(ctx context.Context, objects []download.Object, found []*download.Checksum) error {
-	keys, versions := make([]string, len(objects)), make([]string, len(objects))
-	for i, o := range objects {
+	l := &lookup{objects: objects, found: found, sums: make([]download.Checksum, 0, len(objects))}
+	answered := 0
+	if db.dialect == SQLite {
+		var err error
+		if answered, err = db.scanChecksums(ctx, l); err != nil {
+			return err
+		}
+	}
+	return db.joinChecksums(ctx, l, answered)
+}
+
+// scanChecksums looks up objects that are in the order of their keys, as those of
+// one folder are, by reading what is stored from the first of them to the last.
+// It takes a third of the time of a join, unless much else is stored in between.
+// It returns how many it has looked up.
+func (db *DB) scanChecksums(ctx context.Context, l *lookup) (int, error) {
+	n := 0
+	for n < len(l.objects) && storable(l.objects[n]) && (n == 0 || l.objects[n-1].Key <= l.objects[n].Key) {
+		n++
+	}
+	if n < 2 {
+		return 0, nil
+	}
+	limit := 2 * n
+	rows, err := db.read.QueryContext(ctx, `SELECT object_key, version, size, crc32, sha256 FROM asset_checksums
+		WHERE object_key >= $1 AND object_key <= $2 ORDER BY object_key, version LIMIT $3`,
+		l.objects[0].Key, l.objects[n-1].Key, limit)
+	if err != nil {
+		return 0, err
+	}
+	defer rows.Close()
+	i, read := 0, 0
+	for ; rows.Next(); read++ {
+		var key, version, sha256 sql.RawBytes
+		var size int64
+		var crc32 uint32
+		if err := rows.Scan(&key, &version, &size, &crc32, &sha256); err != nil {
+			return 0, err
+		}
+		for i < n && l.objects[i].Key < string(key) {
+			i++
+		}
+		for j := i; j < n && l.objects[j].Key == string(key); j++ {
+			if l.objects[j].Version == string(version) {
+				l.answer(j, size, crc32, sha256)
+			}
+		}
+	}
+	if read < limit {
+		i = n
+	}
+	return i, rows.Err()
+}
+
+// joinChecksums looks up the objects from one on, each on its own.
+func (db *DB) joinChecksums(ctx context.Context, l *lookup, from int) error {
+	if from == len(l.objects) {
+		return nil
+	}
+	keys, versions := make([]string, len(l.objects)-from), make([]string, len(l.objects)-from)
+	for i, o := range l.objects[from:] {
 		if storable(o) {
 			keys[i], versions[i] = o.Key, o.Version
 		}
@@ -48,7 +130,7 @@ func (db *DB) checksums(ctx context.Context, objects []download.Object, found []
 			FROM unnest($1::text[], $2::text[]) WITH ORDINALITY l(object_key, version, n)
 			JOIN asset_checksums c ON c.object_key = l.object_key AND c.version = l.version`, keys, versions)
 	} else {
-		list := make([][2]string, len(objects))
+		list := make([][2]string, len(keys))
 		for i := range list {
 			list[i] = [2]string{keys[i], versions[i]}
 		}
@@ -65,8 +147,6 @@ func (db *DB) checksums(ctx context.Context, objects []download.Object, found []
 		return err
 	}
 	defer rows.Close()
-	sums := make([]download.Checksum, 0, len(objects)) // few allocations instead of many
-	var sha256s []byte
 	for rows.Next() {
 		var i int
 		var size int64
@@ -75,17 +155,7 @@ func (db *DB) checksums(ctx context.Context, objects []download.Object, found []
 		if err := rows.Scan(&i, &size, &crc32, &sha256); err != nil {
 			return err
 		}
-		if size != objects[i].Size {
-			continue
-		}
-		sum := download.Checksum{CRC32: crc32}
-		if sha256 != nil {
-			n := len(sha256s)
-			sha256s = append(sha256s, sha256...)
-			sum.SHA256 = sha256s[n:len(sha256s):len(sha256s)]
-		}
-		sums = append(sums, sum)
-		found[i] = &sums[len(sums)-1]
+		l.answer(from+i, size, crc32, sha256)
 	}
 	return rows.Err()
 }

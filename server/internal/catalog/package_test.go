@@ -457,6 +457,65 @@ func TestChecksums(t *testing.T) {
 	})
 }
 
+// Much else may be stored between the objects that are asked for.
+func TestChecksumsAmongOthers(t *testing.T) {
+	each(t, func(t *testing.T, db *catalog.DB, _ *clock) {
+		const n, versions = 1000, 5
+		version := func(i, v int) download.Object {
+			o := object(i)
+			o.Version = fmt.Sprintf("v%d", v)
+			return o
+		}
+		var save []catalog.AssetChecksum
+		for i := range n {
+			for v := range versions {
+				save = append(save, catalog.AssetChecksum{Object: version(i, v), Checksum: checksum(i*versions+v, true)})
+			}
+		}
+		if err := db.SaveChecksums(t.Context(), save); err != nil {
+			t.Fatal(err)
+		}
+		for name, pick := range map[string]func(yield func(i, v int)){
+			"the last version of each": func(yield func(i, v int)) {
+				for i := range n {
+					yield(i, versions-1)
+				}
+			},
+			"some of them": func(yield func(i, v int)) {
+				for i := 3; i < n; i += 97 {
+					yield(i, i%versions)
+				}
+			},
+			"backwards": func(yield func(i, v int)) {
+				for i := n - 1; i >= 0; i-- {
+					yield(i, 0)
+				}
+			},
+			"two versions, twice each": func(yield func(i, v int)) {
+				for _, v := range []int{1, 3, 1, 3} {
+					yield(7, v)
+				}
+			},
+		} {
+			var objects []download.Object
+			var want []download.Checksum
+			pick(func(i, v int) {
+				objects = append(objects, version(i, v))
+				want = append(want, checksum(i*versions+v, true))
+			})
+			found, err := db.Checksums(t.Context(), objects)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i, got := range found {
+				if got == nil || !reflect.DeepEqual(*got, want[i]) {
+					t.Fatalf("%s: object %d: got %+v, want %+v", name, i, got, want[i])
+				}
+			}
+		}
+	})
+}
+
 // Names that cannot be stored as text are not an error, and not mixed up.
 func TestChecksumsOfOddNames(t *testing.T) {
 	each(t, func(t *testing.T, db *catalog.DB, _ *clock) {

@@ -51,7 +51,7 @@ func (p *Plan) MarshalBinary() ([]byte, error) {
 		if rest, ok := strings.CutPrefix(e.Object.Key, prefix); ok && rest == e.Name {
 			flags |= flagNameFromKey
 		}
-		if e.natural() == e.Name {
+		if e.kept() {
 			flags |= flagPathFromKey
 		}
 		buf = append(buf, flags)

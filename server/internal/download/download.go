@@ -28,7 +28,15 @@ const (
 )
 
 // Dir returns the top-level folder of the role, "inputs" or "outputs".
-func (r Role) Dir() string { return string(r) + "s" }
+func (r Role) Dir() string {
+	switch r {
+	case Input:
+		return "inputs"
+	case Output:
+		return "outputs"
+	}
+	return string(r) + "s"
+}
 
 // JobStatus is how far a job run is.
 type JobStatus string

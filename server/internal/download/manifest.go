@@ -57,9 +57,9 @@ func (p *Plan) manifest() []byte {
 		}
 		buf = append(buf, "\n{\"path\": "...)
 		buf = appendJSON(buf, e.Name)
-		if natural := e.natural(); natural != e.Name {
+		if !e.kept() {
 			buf = append(buf, ", \"original_path\": "...)
-			buf = appendJSON(buf, natural)
+			buf = appendJSON(buf, e.natural())
 		}
 		buf = append(buf, ", \"role\": "...)
 		buf = appendJSON(buf, string(e.Role))

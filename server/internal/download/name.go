@@ -13,6 +13,12 @@ import (
 // natural is the name that an asset would have if every path were safe.
 func (a *Asset) natural() string { return a.Role.Dir() + "/" + a.Path }
 
+// kept reports whether the entry's name is the natural one.
+func (e *Entry) kept() bool {
+	dir := e.Role.Dir()
+	return len(e.Name) == len(dir)+1+len(e.Path) && e.Name[:len(dir)] == dir && e.Name[len(dir)] == '/' && e.Name[len(dir)+1:] == e.Path
+}
+
 // name gives every entry a name that is safe to extract on any system and
 // unique there, also where case does not count. It depends on the set of paths
 // alone. The entries are sorted by role and path.

@@ -101,16 +101,11 @@ func New(entries []Entry) (*Layout, error) {
 	l := &Layout{entries: make([]entry, len(entries))}
 	l.memory = int64(reflect.TypeFor[Layout]().Size()) + int64(len(entries))*int64(reflect.TypeFor[entry]().Size())
 
-	names := make(map[string]struct{}, len(entries))
 	var content, offset int64
 	for i := range entries {
 		e := &l.entries[i]
 		if err := e.init(&entries[i]); err != nil {
 			return nil, fmt.Errorf("entry %d %q: %w", i, abbreviate(entries[i].Name), err)
-		}
-		names[e.name] = struct{}{}
-		if len(names) == i {
-			return nil, fmt.Errorf("entry %d %q: %w", i, abbreviate(e.name), ErrDuplicateName)
 		}
 		if e.size > maxContent-content {
 			return nil, fmt.Errorf("entry %d %q: %w", i, abbreviate(e.name), ErrTooLarge)
@@ -119,6 +114,10 @@ func New(entries []Entry) (*Layout, error) {
 		e.offset = offset
 		offset += e.localHeaderLen() + e.size
 		l.memory += int64(len(e.name) + len(e.data))
+	}
+
+	if i := duplicate(l.entries); i >= 0 {
+		return nil, fmt.Errorf("entry %d %q: %w", i, abbreviate(l.entries[i].name), ErrDuplicateName)
 	}
 
 	l.directory = offset
@@ -146,6 +145,26 @@ func (e *entry) init(from *Entry) error {
 	}
 	e.date, e.time = dosTime(from.Modified)
 	return nil
+}
+
+// duplicate returns the index of an entry whose name an earlier one has, or -1.
+// Entries that are in the order of their names, all but the first, cost next to
+// nothing.
+func duplicate(entries []entry) int {
+	sorted := true
+	for i := 1; i < len(entries) && sorted; i++ {
+		sorted = entries[i].name != entries[0].name && (i == 1 || entries[i].name > entries[i-1].name)
+	}
+	if sorted {
+		return -1
+	}
+	names := make(map[string]struct{}, len(entries))
+	for i := range entries {
+		if names[entries[i].name] = struct{}{}; len(names) == i {
+			return i
+		}
+	}
+	return -1
 }
 
 // validName reports whether an archive may have a file of that name. Backslashes
