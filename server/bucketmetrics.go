@@ -16,6 +16,7 @@ import (
 type countedBucket struct {
 	bucket
 	operations *prometheus.CounterVec
+	opened     prometheus.Counter // of those, the many
 }
 
 // countedStore is a countedBucket that knows checksums.
@@ -28,7 +29,7 @@ var _ packager.Checksummer = (*countedStore)(nil)
 
 // countBucket returns the bucket with its operations counted.
 func countBucket(b bucket, operations *prometheus.CounterVec) bucket {
-	counted := countedBucket{bucket: b, operations: operations}
+	counted := countedBucket{b, operations, operations.WithLabelValues("open", "ok")}
 	if store, ok := b.(packager.Checksummer); ok {
 		return &countedStore{counted, store}
 	}
@@ -75,7 +76,11 @@ func (b *countedBucket) Stat(ctx context.Context, key string) (Object, error) {
 
 func (b *countedBucket) Open(ctx context.Context, o Object, off, n int64) (io.ReadCloser, error) {
 	r, err := b.bucket.Open(ctx, o, off, n)
-	b.count("open", err)
+	if err == nil {
+		b.opened.Inc()
+	} else {
+		b.count("open", err)
+	}
 	return r, err
 }
 

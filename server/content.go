@@ -83,7 +83,7 @@ func (s *Server) serveContent(c echo.Context) error {
 	case err != nil:
 		remove(header, "Content-Type", "Content-Disposition", "ETag", "Cache-Control",
 			"Last-Modified", "Accept-Ranges", "Content-Range", "Content-Length")
-		return err
+		return download.ReadError(err)
 	case w.status == http.StatusRequestedRangeNotSatisfiable:
 		remove(header, "Content-Type", "Content-Disposition", "Content-Length")
 		return &download.Error{Code: rangeNotSatisfiable, Message: fmt.Sprintf("the package has %d bytes", content.Layout.Size())}

@@ -22,7 +22,7 @@ const smallFile = 64 << 10
 // of the path. Where the kernel does not have it or refuses, os.Root has the last
 // word, and the errors are its own.
 func openBelow(root *os.Root, dir *os.File, name string) (*os.File, error) {
-	fd, err := openat2(dir, name)
+	fd, err := openat2(dir, name, 0)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, &fs.PathError{Op: "openat2", Path: name, Err: err}
@@ -32,11 +32,11 @@ func openBelow(root *os.Root, dir *os.File, name string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
-func openat2(dir *os.File, name string) (int, error) {
+func openat2(dir *os.File, name string, flags uint64) (int, error) {
 	defer runtime.KeepAlive(dir) // it may have been replaced
 	for {
 		fd, err := unix.Openat2(int(dir.Fd()), name, &unix.OpenHow{
-			Flags:   unix.O_RDONLY | unix.O_CLOEXEC,
+			Flags:   flags | unix.O_RDONLY | unix.O_CLOEXEC,
 			Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS,
 		})
 		if err != unix.EINTR { //nolint:errorlint // a bare errno
@@ -46,27 +46,22 @@ func openat2(dir *os.File, name string) (int, error) {
 }
 
 // openSmall opens a range that is read once. It returns nil if it cannot, without
-// saying why.
+// saying why. Whether the file is the pinned one is found out with the bytes.
 func openSmall(dir *os.File, o Object, off, n int64) io.ReadCloser {
 	if n >= smallFile {
 		return nil
 	}
-	fd, err := openat2(dir, o.Key)
+	fd, err := openat2(dir, o.Key, unix.O_NONBLOCK) // in case that it has become a pipe
 	if err != nil {
 		return nil
 	}
-	f := &descriptor{fd: fd, object: o, off: off}
-	if f.check() != nil {
-		_ = unix.Close(fd) // only read
-		return nil
-	}
-	return f
+	return &descriptor{fd: fd, object: o, off: off}
 }
 
 // readFolder reads a folder below the root. What is removed meanwhile is left
 // out.
 func readFolder(root *os.Root, dir *os.File, name string) ([]folderEntry, error) {
-	fd, err := openat2(dir, name)
+	fd, err := openat2(dir, name, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, &fs.PathError{Op: "openat2", Path: name, Err: err}
 	}
@@ -116,7 +111,8 @@ func fileMode(mode uint32) fs.FileMode {
 }
 
 // descriptor is a pinned file without what [os.File] is for: it belongs to one
-// goroutine, and whoever opened it closes it.
+// goroutine, and whoever opened it closes it. After each read it looks whether the
+// file is still the pinned version, which says it of all that was read until then.
 type descriptor struct {
 	fd     int
 	object Object
@@ -141,9 +137,13 @@ func (f *descriptor) Read(p []byte) (int, error) {
 	}
 	for {
 		n, err := unix.Pread(f.fd, p, f.off)
-		switch {
-		case err == unix.EINTR: //nolint:errorlint // a bare errno
+		if err == unix.EINTR { //nolint:errorlint // a bare errno
 			continue
+		}
+		if err := f.check(); err != nil {
+			return 0, err
+		}
+		switch {
 		case err != nil:
 			return 0, &fs.PathError{Op: "read", Path: f.object.Key, Err: err}
 		case n == 0:
@@ -154,12 +154,5 @@ func (f *descriptor) Read(p []byte) (int, error) {
 	}
 }
 
-// Close closes the file. Like that of a pinnedFile it says whether the file
-// changed while it was open.
-func (f *descriptor) Close() error {
-	err := f.check()
-	if closeErr := unix.Close(f.fd); err == nil {
-		err = closeErr
-	}
-	return err
-}
+// Close closes the file.
+func (f *descriptor) Close() error { return unix.Close(f.fd) }

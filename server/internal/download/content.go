@@ -33,18 +33,23 @@ func NewContent(plan *Plan, objects Objects) (*Content, error) {
 	return &Content{Plan: plan, Layout: layout, Modified: plan.Modified(), objects: objects}, nil
 }
 
-// Open implements [vzip.Source]. An object that is gone or changed gives an
-// [Error] with PackageOutdated.
+// Open implements [vzip.Source].
 func (c *Content) Open(ctx context.Context, i int, off, n int64) (io.ReadCloser, error) {
 	e := &c.Plan.Entries[i-1] // entry 0 is the manifest, which the layout holds
 	r, err := c.objects.Open(ctx, e.Object, off, n)
-	if errors.Is(err, ErrObjectNotFound) || errors.Is(err, ErrObjectChanged) {
-		return nil, &Error{Code: PackageOutdated, Message: errOutdated.Message, Err: fmt.Errorf("open %s: %w", e.Object.Key, err)}
-	}
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", e.Object.Key, err)
 	}
 	return r, nil
+}
+
+// ReadError returns the error for callers who could not be given a package because
+// of err: an [Error] with PackageOutdated if an object is gone or has changed.
+func ReadError(err error) error {
+	if errors.Is(err, ErrObjectNotFound) || errors.Is(err, ErrObjectChanged) {
+		return &Error{Code: PackageOutdated, Message: errOutdated.Message, Err: err}
+	}
+	return err
 }
 
 // memoryBytes estimates what the cache holds on to.

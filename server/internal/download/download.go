@@ -109,8 +109,8 @@ type Objects interface {
 	// Stat returns the object as it is now, or ErrObjectNotFound.
 	Stat(ctx context.Context, key string) (Object, error)
 	// Open returns a reader of the bytes [off, off+n) of the object's pinned
-	// version; n is positive. It fails with ErrObjectNotFound or
-	// ErrObjectChanged before it returns a byte that is not of that version. A
+	// version; n is positive. It or the reader fails with ErrObjectNotFound or
+	// ErrObjectChanged before there is a byte that is not of that version. A
 	// reader that ends early stands for an object that changed meanwhile.
 	Open(ctx context.Context, object Object, off, n int64) (io.ReadCloser, error)
 }
