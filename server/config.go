@@ -178,7 +178,10 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.PublicURL != "" {
 		u, err := url.Parse(c.PublicURL)
-		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.RawQuery != "" || u.Fragment != "" {
+		switch {
+		case err == nil && u.User != nil:
+			return c, errors.New("public URL: has a user, whom everybody with a signed URL would get to know; leave it out")
+		case err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.RawQuery != "" || u.Fragment != "":
 			return c, fmt.Errorf("public URL %q: want http or https, a host and at most a path", c.PublicURL)
 		}
 		c.PublicURL = strings.TrimRight(c.PublicURL, "/")

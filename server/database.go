@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/downlink-go/downlink/server/internal/catalog"
 	"github.com/downlink-go/downlink/server/internal/packager"
@@ -40,6 +41,10 @@ func OpenDatabaseAsIs(ctx context.Context, dataDir, database string) (*catalog.D
 
 func openDatabase(ctx context.Context, dataDir, database string, prepare func(*catalog.DB, context.Context, ...catalog.Migrator) error) (*catalog.DB, error) {
 	if !catalog.IsPostgres(database) {
+		// Otherwise it would become the name of a file, with the password in it.
+		if strings.Contains(database, "://") || strings.Contains(database, "host=") {
+			return nil, errors.New("database: want the path of a SQLite file, or a URL such as postgres://user:password@host/database")
+		}
 		if err := os.MkdirAll(filepath.Dir(databaseName(dataDir, database)), 0o700); err != nil {
 			return nil, fmt.Errorf("data directory: %w", err)
 		}
