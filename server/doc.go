@@ -42,8 +42,8 @@
 // for [Assemble] multipart uploads with conditional copies. Where a store does
 // not know checksums, or does not tell, assets are read once.
 //
-// The tests run against versitygw 1.8. Two things it has otherwise than S3, which
-// tests do without it: GetObjectAttributes tells no checksums of parts, and of a
+// The tests run against versitygw 1.8, which differs from S3 in two things that are
+// tested without it: GetObjectAttributes tells no checksums of parts, and of a
 // range that was copied it tells the checksum of the whole object. The second is
 // recognized, and that package's checksum is then taken on trust.
 //
@@ -127,6 +127,12 @@
 //     it; [Config.MaxEntries] and [Config.MaxBytes] bound it.
 //   - Replaced assets: noticed by their version; a download fails or is cut and is
 //     never mixed.
+//   - Listening on the way: [Config.TLSCert], TLS 1.2 or later; answers over it
+//     tell browsers to use nothing else (HSTS).
+//   - Pages of other origins in a browser: no CORS but for [Config.CORSOrigins].
+//     Nothing is sniffed or framed, and no URL goes out as a Referer.
+//   - Other users of the machine: the data directory has mode 0700 and the signing
+//     keys 0600. A file of signing keys that others may read is refused.
 //   - Requests to other hosts: no address comes from a client.
 //   - Many ranges, slow clients, many connections: [Limits] and
 //     [Config.StallTimeout].
@@ -143,7 +149,56 @@
 //   - Assets are not scanned, and encrypted only as the store and TLS do it.
 //   - Without [Config.PublicURL] signed URLs start with the host that the request
 //     names.
-//   - One that floods the network in front of the server.
+//   - A flood that fills the network in front of the server.
+//
+// # Questions about other programs
+//
+// Signed URLs need no key, so that any program can use them (URL=$(downlink url W1
+// J1) is one). These were tried with curl 7.88, wget 1.21, aria2 1.36, GDAL 3.6 and
+// QGIS 3.22.
+//
+// How is a download begun, and resumed? By the same command:
+//
+//	curl -fL -C - -O "$URL"
+//	wget -c "$URL"
+//	aria2c -x4 "$URL"
+//
+// Where the file is whole already curl exits with 22, for a 416. None of them
+// notices that what is there belongs to another version of the package: with a new
+// URL delete it, or use "downlink get", which does.
+//
+// Is what arrived right? "downlink verify W1_J1.zip" or "unzip -t W1_J1.zip" tell.
+//
+// What does 410 mean? That the URL has expired, or that an asset has changed since.
+// The next call has a new URL. 403 means that the URL is damaged: it was cut short,
+// or its signing key is gone. 429 and 503 mean to try again later: "downlink get" does
+// by itself, curl with --retry 5, wget with --retry-on-http-error=429,503 and aria2,
+// for 503 alone, with --retry-wait=2.
+//
+// How does GDAL read a file without the rest?
+//
+//	gdalinfo "/vsizip//vsicurl/$URL/outputs/ndvi.tif"
+//	gdal_translate -srcwin 0 0 64 64 "/vsizip//vsicurl/$URL/outputs/ndvi.tif" window.tif
+//	gdalwarp -t_srs EPSG:3857 "/vsizip//vsicurl/$URL/outputs/ndvi.tif" warped.tif
+//
+// "downlink url --gdal W1 J1" prints what comes before the name of the file, in the
+// form that also fits URLs with a query (see [Assemble]), and "downlink ls W1 J1" the
+// names.
+//
+// Why is GDAL slow? It reads 16 KiB at a time, each by a request. With
+// CPL_VSIL_CURL_CHUNK_SIZE=1048576 in the environment it makes fewer of them.
+//
+// Why does GDAL say "does not exist in the file system"? For a wrong name, but also
+// for an expired URL; curl -I "$URL" tells which. "cpl_unzOpenCurrentFile() failed"
+// is an asset that has changed.
+//
+// How does QGIS? In Layer > Add Layer > Add Raster Layer give the same name as to
+// GDAL, or in its Python console:
+//
+//	QgsRasterLayer("/vsizip//vsicurl/" + url + "/outputs/ndvi.tif", "ndvi")
+//
+// Projects of QGIS and VRT files keep the URL. It works until it expires, for
+// everybody who gets the file.
 //
 // # Limits and failure
 //
