@@ -56,4 +56,13 @@ func TestMan(t *testing.T) {
 			t.Errorf("%s: %.200s", command, page)
 		}
 	}
+	page, err := os.ReadFile(filepath.Join(dir, "downlinkd.1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"/data/<workflow>/<job>/", "\n.EX\ndownlinkd serve --bucket file:///data\ndownlinkd org create acme\n"} {
+		if !strings.Contains(string(page), want) {
+			t.Errorf("%q is not in:\n%s", want, page)
+		}
+	}
 }

@@ -141,3 +141,11 @@ func fromEnvironment(flags *pflag.FlagSet) error {
 	})
 	return errors.Join(errs...)
 }
+
+// completeFlag has shells complete the values of a flag that takes one of a few.
+func completeFlag(cmd *cobra.Command, flag string, values ...string) {
+	err := cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
+	if err != nil {
+		panic(err) // there is no such flag
+	}
+}

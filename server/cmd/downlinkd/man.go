@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/cobra/doc"
@@ -19,6 +20,7 @@ func newManCommand() *cobra.Command {
 				return &failure{err}
 			}
 			root := cmd.Root()
+			inMarkdown(root)
 			root.DisableAutoGenTag = true
 			// Their date is that of SOURCE_DATE_EPOCH, if it is set.
 			header := &doc.GenManHeader{Section: "1", Source: "Downlink", Manual: "Downlink"}
@@ -27,5 +29,24 @@ func newManCommand() *cobra.Command {
 			}
 			return nil
 		},
+	}
+}
+
+// inMarkdown makes the help texts of a command and of those below it what the
+// writer of manual pages takes them for. Indented lines stay as they are.
+func inMarkdown(cmd *cobra.Command) {
+	escape := strings.NewReplacer("<", `\<`, "*", `\*`)
+	lines := strings.Split(cmd.Long, "\n")
+	for i, line := range lines {
+		switch {
+		case strings.HasPrefix(line, "  "):
+			lines[i] = "  " + line // four spaces mean code
+		case !strings.HasPrefix(line, "\t"): // which mean so too
+			lines[i] = escape.Replace(line)
+		}
+	}
+	cmd.Long = strings.Join(lines, "\n")
+	for _, c := range cmd.Commands() {
+		inMarkdown(c)
 	}
 }

@@ -36,8 +36,9 @@ func newServeCommand() *cobra.Command {
 downloads finish for --shutdown-timeout; a second signal ends it at once.
 
 The bucket holds the assets as <workflow>/<job>/inputs/... and outputs/...; it
-is only read, unless packages are put together in it (--delivery assemble). The data directory holds the server's own state. A bucket of S3 is
-written s3://name?region=...&prefix=..., with endpoint=https://... and
+is only read, unless packages are put together in it (--delivery assemble). The
+data directory holds the server's own state. A bucket of S3 is written
+s3://name?region=...&prefix=..., with endpoint=https://... and
 use_path_style=true for other stores of its kind; credentials come the way the
 AWS SDK finds them, from AWS_ACCESS_KEY_ID and so on.
 
@@ -94,6 +95,7 @@ and so on as OpenTelemetry has them. Without, there are none.`,
 	f.BoolVar(&config.SkipSHA256, "skip-sha256", false, "compute CRC-32 alone for assets that have to be read, which is faster")
 	f.DurationVar(&config.KeepPackages, "keep-packages", 90*24*time.Hour, "forget packages that nobody has asked for in so long; 0 for never")
 	f.BoolVar(&logJSON, "log-json", false, "write the log as JSON lines")
+	completeFlag(cmd, "delivery", string(server.Stream), string(server.Assemble))
 	return cmd
 }
 

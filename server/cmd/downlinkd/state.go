@@ -82,6 +82,7 @@ func newPackagesCommand() *cobra.Command {
 	f.StringVar(&filter.WorkflowID, "workflow", "", "only those of this workflow")
 	f.StringVar(&filter.JobID, "job", "", "only those of this job")
 	f.StringVar(&state, "state", "", "only those that are pending, ready or failed")
+	completeFlag(list, "state", string(download.Pending), string(download.Ready), string(download.Failed))
 	f.IntVar(&filter.Limit, "limit", 100, "how many at most")
 
 	show := withCatalog(&cobra.Command{
