@@ -47,9 +47,9 @@ have the same signing keys: in a file, or themselves in DOWNLINK_SIGNING_KEYS
 (base64 of 32 bytes, such as openssl rand -base64 32 gives; the first one signs,
 all of them verify).
 
-Traces go to a collector by OTLP over HTTP if OTEL_EXPORTER_OTLP_ENDPOINT (or
-OTEL_TRACES_EXPORTER=otlp) says so, with OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER
-and so on as OpenTelemetry has them. Without, there are none.`,
+Traces go to a collector by OTLP over HTTP if OTEL_EXPORTER_OTLP_ENDPOINT says
+so, or OTEL_TRACES_EXPORTER=otlp for one on this machine, with OTEL_SERVICE_NAME,
+OTEL_TRACES_SAMPLER and so on as OpenTelemetry has them. Without, there are none.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error

@@ -39,7 +39,12 @@ func startTracing(ctx context.Context, log *slog.Logger) (_ *sdktrace.TracerProv
 	otel.SetLogger(logr.New(problems))
 	defer func() { err = problems.started(err) }()
 
-	exporter, err := otlptracehttp.New(ctx)
+	var options []otlptracehttp.Option
+	if exportEndpoint() == "" {
+		// The exporter would take HTTPS, against OpenTelemetry's specification.
+		options = append(options, otlptracehttp.WithEndpointURL("http://localhost:4318/v1/traces"))
+	}
+	exporter, err := otlptracehttp.New(ctx, options...)
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +65,7 @@ func startTracing(ctx context.Context, log *slog.Logger) (_ *sdktrace.TracerProv
 // tracesWanted reports whether the environment asks for traces: by naming the
 // exporter, or where to export to.
 func tracesWanted() (bool, error) {
-	endpoint := cmp.Or(os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"), os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT"))
+	endpoint := exportEndpoint()
 	exporter := os.Getenv("OTEL_TRACES_EXPORTER")
 	switch {
 	case strings.EqualFold(os.Getenv("OTEL_SDK_DISABLED"), "true"), exporter == "none", exporter == "" && endpoint == "":
@@ -77,6 +82,11 @@ func tracesWanted() (bool, error) {
 		return false, errors.New("OTEL_EXPORTER_OTLP_ENDPOINT: want a URL such as http://localhost:4318")
 	}
 	return true, nil
+}
+
+// exportEndpoint returns where the environment says to export to, if it does.
+func exportEndpoint() string {
+	return cmp.Or(os.Getenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"), os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT"))
 }
 
 // exporterSecrets returns what must not show of the exporter's configuration, as

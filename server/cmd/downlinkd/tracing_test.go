@@ -258,3 +258,23 @@ func TestTracesRefused(t *testing.T) {
 		t.Errorf("the log: %s", log)
 	}
 }
+
+// TestTracesByDefault: a collector that is not named is one on this machine, over
+// HTTP as OpenTelemetry has it. It need not be there.
+func TestTracesByDefault(t *testing.T) {
+	t.Setenv("DOWNLINK_DATA_DIR", filepath.Join(t.TempDir(), "state"))
+	t.Setenv("OTEL_TRACES_EXPORTER", "otlp")
+	p := startServer(t, "--bucket", "file://"+t.TempDir(), "--shutdown-timeout", "1s")
+	if _, ok := p.put(t.Context(), "key", "J1", ""); ok {
+		t.Fatal("an invalid key was accepted")
+	}
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.cmd.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if log := p.log.String(); !strings.Contains(log, "trace_id=") || strings.Contains(log, "https://localhost:4318") {
+		t.Errorf("the log: %s", log)
+	}
+}
