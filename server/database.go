@@ -23,7 +23,8 @@ func databaseName(dataDir, database string) string {
 
 // OpenDatabase opens the state of a server, which may be running, and brings its
 // schema up to date. An empty database stands for downlink.db in the data
-// directory, which is made if need be.
+// directory, which is made if need be. It is for the commands of this module,
+// which know the type that it returns.
 func OpenDatabase(ctx context.Context, dataDir, database string) (*catalog.DB, error) {
 	return openDatabase(ctx, dataDir, database, (*catalog.DB).Migrate)
 }
