@@ -25,7 +25,8 @@ man: build ## write manual pages and shell completions into bin/
 	@mkdir -p bin/man bin/completions
 	@for c in downlink downlinkd; do \
 		env -u XDG_DATA_HOME HOME='$$HOME' SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/$$c man bin/man && \
-		for shell in bash zsh fish; do $(BIN)/$$c completion $$shell >bin/completions/$$c.$$shell || exit 1; done || exit 1; \
+		for shell in bash zsh fish; do $(BIN)/$$c completion $$shell >bin/completions/$$c.$$shell || exit 1; done && \
+		$(BIN)/$$c completion powershell >bin/completions/$$c.ps1 || exit 1; \
 	done
 
 release-check: ## build the archives of a release into dist/, without publishing (needs goreleaser and syft)
