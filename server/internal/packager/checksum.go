@@ -21,23 +21,23 @@ const flushInterval = time.Second / 2
 // Warm finds out the checksums that the plan lacks, by reading if need be, fills
 // them in and stores them, so that every package with these assets can be ready
 // at once. It is no work of the queue: it ends with ctx, and what it had found
-// out by then is not lost. It calls progress about twice a second, with bytes read
-// and to be read. Errors are those of a package that fails.
+// out by then is not lost. It calls progress about twice a second, with the bytes that are
+// done and those of all assets whose checksum was not known. Errors are those of a package that fails.
 func (p *Packager) Warm(ctx context.Context, plan *download.Plan, progress func(done, total int64)) error {
-	if err := p.fillKnown(ctx, plan); err != nil {
+	if err := p.fillStored(ctx, plan); err != nil {
 		return err
 	}
 	_, total := plan.Missing()
-	return p.checksum(ctx, plan, func(_ context.Context, missing int64) error {
+	return p.checksum(ctx, plan, true, func(_ context.Context, missing int64) error {
 		progress(total-missing, total)
 		return nil
 	})
 }
 
-// checksum finds out the checksums that the plan lacks by reading. What it finds
-// is stored as it goes. It calls report after that, with the bytes that are still
-// missing, and ends if report fails.
-func (p *Packager) checksum(ctx context.Context, plan *download.Plan, report func(ctx context.Context, missing int64) error) error {
+// checksum finds out the checksums that the plan lacks, from the store if it is to
+// be asked, or else by reading. What it finds is stored as it goes. It calls report
+// after that, with the bytes that are still missing, and ends if report fails.
+func (p *Packager) checksum(ctx context.Context, plan *download.Plan, ask bool, report func(ctx context.Context, missing int64) error) error {
 	l := &ledger{db: p.DB, report: report, cursors: make(map[*asset][]byte)}
 	_, missing := plan.Missing()
 	l.missing.Store(missing)
@@ -54,6 +54,14 @@ func (p *Packager) checksum(ctx context.Context, plan *download.Plan, report fun
 	tasks := make(chan task, 64) // so that nobody waits for the next one
 	g.Go(func() error {
 		defer close(tasks)
+		if ask {
+			if err := p.askStore(readCtx, missingAssets(plan), func(a *asset, sum download.Checksum) {
+				l.count(a, a.Size)
+				l.finish(a, sum)
+			}); err != nil {
+				return err
+			}
+		}
 		for _, a := range missingAssets(plan) {
 			if err := p.read(readCtx, l, a, tasks); err != nil {
 				return err
@@ -98,6 +106,13 @@ type task func(ctx context.Context) error
 type asset struct {
 	download.Object
 	entries []*download.Entry
+}
+
+// fill fills in the checksum of the asset.
+func (a *asset) fill(sum download.Checksum) {
+	for _, e := range a.entries {
+		e.Checksum = &sum
+	}
 }
 
 // missingAssets returns each object without a checksum once, in the order of the
@@ -148,9 +163,7 @@ func (l *ledger) note(a *asset, cursor []byte) {
 func (l *ledger) finish(a *asset, sum download.Checksum) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, e := range a.entries {
-		e.Checksum = &sum
-	}
+	a.fill(sum)
 	l.finished = append(l.finished, catalog.AssetChecksum{Object: a.Object, Checksum: sum})
 	delete(l.cursors, a)
 }

@@ -71,7 +71,7 @@ func (w *packageWorker) Work(ctx context.Context, job *river.Job[packageArgs]) e
 	err = p.complete(ctx, work)
 	endSpan(span, err)
 	if err == nil {
-		log.InfoContext(ctx, "package ready", "bytes_read", work.Package.BytesTotal-work.Package.BytesDone, "duration", time.Since(start))
+		log.InfoContext(ctx, "package ready", "bytes", work.Package.BytesTotal-work.Package.BytesDone, "duration", time.Since(start))
 	}
 	return p.settle(ctx, log, "package", id, work, job.JobRow, err)
 }
@@ -121,11 +121,13 @@ func (p *Packager) complete(ctx context.Context, work *catalog.Work) error {
 	if err != nil {
 		return err
 	}
+	// As in Prepare, which has left it to be done here or has done it.
+	ask := len(missingEntries(plan)) > maxLookups
 	// What an earlier attempt or another package has found out is not read again.
 	if err := p.fillStored(ctx, plan); err != nil {
 		return err
 	}
-	if err := p.checksum(ctx, plan, func(ctx context.Context, missing int64) error {
+	if err := p.checksum(ctx, plan, ask, func(ctx context.Context, missing int64) error {
 		return work.Progress(ctx, work.Package.BytesTotal-missing, lease)
 	}); err != nil {
 		return err

@@ -273,6 +273,60 @@ func TestStampede(t *testing.T) {
 	})
 }
 
+// TestManyLookupsAreWork: no call waits while the store is asked about very many
+// assets. What the store does not know is read.
+func TestManyLookupsAreWork(t *testing.T) {
+	each(t, func(t *testing.T, database string) {
+		const assets, unknown = 1500, 7
+		s := &counting{store: newStore(), unknown: map[string]bool{}}
+		db := openDB(t, database)
+		p := newPackager(t, db, s)
+		plan := s.job("job", assets)
+		for i := range unknown {
+			s.unknown[plan.Entries[i*200].Object.Key] = true
+		}
+		prepare(t, p, plan, download.Pending)
+		if n := s.asked.Load(); n != 0 {
+			t.Errorf("the call asked the store %d times, want none", n)
+		}
+		start(t, p)
+		pkg := wait(t, p, plan.ID, download.Ready)
+		if n := s.asked.Load(); n != assets {
+			t.Errorf("the store was asked %d times, want once for each of %d", n, assets)
+		}
+		if n := len(s.opened()); n != unknown {
+			t.Errorf("%d assets were read, want the %d that the store does not know", n, unknown)
+		}
+		if pkg.BytesDone != pkg.BytesTotal {
+			t.Errorf("%d bytes of %d are done", pkg.BytesDone, pkg.BytesTotal)
+		}
+		stored, err := db.Plan(t.Context(), plan.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range stored.Entries {
+			if want := s.want(e.Object.Key, false); e.Checksum == nil || e.Checksum.CRC32 != want.CRC32 {
+				t.Fatalf("%s has the checksum %v, want %08x", e.Name, e.Checksum, want.CRC32)
+			}
+		}
+	})
+}
+
+// counting is a store that knows all checksums but some.
+type counting struct {
+	*store
+	unknown map[string]bool
+	asked   atomic.Int64
+}
+
+func (c *counting) Checksum(ctx context.Context, o download.Object) (*download.Checksum, error) {
+	c.asked.Add(1)
+	if c.unknown[o.Key] {
+		return nil, nil
+	}
+	return knowing{c.store}.Checksum(ctx, o)
+}
+
 func TestCallerThatLeavesDoesNotHurtTheOthers(t *testing.T) {
 	each(t, func(t *testing.T, database string) {
 		s := &slow{store: newStore(), asked: make(chan struct{})}

@@ -19,23 +19,34 @@ type Checksummer interface {
 	Checksum(ctx context.Context, object download.Object) (*download.Checksum, error)
 }
 
-// maxConcurrentLookups bounds the requests to the store for one plan.
-const maxConcurrentLookups = 32
+const (
+	// maxConcurrentLookups bounds the requests to the store for one plan.
+	maxConcurrentLookups = 32
+	// maxLookups is about how many assets the store is asked while a call waits,
+	// each with a request of its own. More are work for the queue.
+	maxLookups = 1000
+)
 
 // Prepare makes the plan's package exist and returns it: ready at once if every
 // checksum is known to the plan, the catalog or the store, and pending with the
-// work queued if not. A failed package starts again. Any number of concurrent
-// calls, in any number of processes, make one package. Prepare takes over the
-// plan.
+// work queued if not, or if the store had to be asked about very many. A failed
+// package starts again. Any number of concurrent calls, in any number of
+// processes, make one package. Prepare takes over the plan.
 func (p *Packager) Prepare(ctx context.Context, plan *download.Plan) (download.Package, error) {
 	return shared(ctx, &p.prepares, plan.ID, func() (download.Package, error) { return p.prepare(ctx, plan) })
 }
 
 func (p *Packager) prepare(ctx context.Context, plan *download.Plan) (download.Package, error) {
-	if err := p.fillKnown(ctx, plan); err != nil {
+	if err := p.fillStored(ctx, plan); err != nil {
 		return download.Package{}, err
 	}
 	missing, bytes := plan.Missing()
+	if missing <= maxLookups {
+		if err := p.askStore(ctx, missingAssets(plan), (*asset).fill); err != nil {
+			return download.Package{}, err
+		}
+		missing, bytes = plan.Missing()
+	}
 	pkg := download.Package{
 		ID: plan.ID, WorkflowID: plan.WorkflowID, JobID: plan.JobID,
 		State: download.Pending, Entries: len(plan.Entries), Progress: download.Progress{BytesTotal: bytes},
@@ -56,29 +67,26 @@ func (p *Packager) prepare(ctx context.Context, plan *download.Plan) (download.P
 	return p.DB.AddPackage(ctx, pkg, plan, lease, enqueue)
 }
 
-// fillKnown fills in the checksums that can be had without reading an asset.
-func (p *Packager) fillKnown(ctx context.Context, plan *download.Plan) error {
-	if err := p.fillStored(ctx, plan); err != nil {
-		return err
-	}
+// askStore asks the store for the checksums of the assets, if it is one that knows
+// any, and calls found, concurrently, with each that it has.
+func (p *Packager) askStore(ctx context.Context, assets []*asset, found func(*asset, download.Checksum)) error {
 	store, ok := p.Objects.(Checksummer)
 	if !ok {
 		return nil
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(maxConcurrentLookups)
-	for i := range plan.Entries {
-		e := &plan.Entries[i]
-		if e.Checksum != nil {
-			continue
-		}
+	for _, a := range assets {
 		g.Go(func() error {
-			sum, err := store.Checksum(ctx, e.Object)
-			// What happened to an object is for the reader to find out.
-			if err != nil && !errors.Is(err, download.ErrObjectNotFound) && !errors.Is(err, download.ErrObjectChanged) {
-				return fmt.Errorf("look up checksum of %s: %w", e.Object.Key, err)
+			sum, err := store.Checksum(ctx, a.Object)
+			switch {
+			case errors.Is(err, download.ErrObjectNotFound), errors.Is(err, download.ErrObjectChanged):
+				// What happened to it is for the reader to find out.
+			case err != nil:
+				return fmt.Errorf("look up checksum of %s: %w", a.Key, err)
+			case sum != nil:
+				found(a, *sum)
 			}
-			e.Checksum = sum
 			return nil
 		})
 	}
