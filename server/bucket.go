@@ -52,8 +52,9 @@ type bucket interface {
 	// Folders returns the names of the folders right below the prefix, a folder
 	// ending in a slash or nothing for the top.
 	Folders(ctx context.Context, prefix string) ([]string, error)
-	// Read returns a whole small object, or download.ErrObjectNotFound. An
-	// object above the limit is an error.
+	// Read returns a whole small object, or download.ErrObjectNotFound if there
+	// is none. One that may not be read is another error, as is one above the
+	// limit: who can do without the object must not do without what it says.
 	Read(ctx context.Context, key string, limit int64) ([]byte, error)
 	// Remote reports whether it takes a while to open an object, so that it pays
 	// to read ahead.
@@ -114,10 +115,46 @@ func (c *bucketCatalog) Job(ctx context.Context, workflowID, jobID string) (Job,
 	if err != nil {
 		return Job{}, fmt.Errorf("%s%s: %w", prefix, jobFile, err)
 	}
-	if listed || job.Status == JobFailed {
+	switch {
+	case listed && job.Status == JobSucceeded && c.bucket.Remote():
+		return job, c.pin(ctx, prefix, job.Assets)
+	case listed, job.Status == JobFailed:
 		return job, nil
 	}
 	return c.list(ctx, prefix, job, true)
+}
+
+// maxStats is how many assets that job.json lists in one of the job's folders are
+// asked for one by one. For more it takes fewer requests to list the folder.
+const maxStats = 100
+
+// pin pins assets that job.json lists in the job's folders, where there are many.
+// What it does not find, or not as declared, it leaves to be asked for.
+func (c *bucketCatalog) pin(ctx context.Context, prefix string, assets []Asset) error {
+	for _, role := range []Role{Input, Output} {
+		dir := prefix + role.Dir() + "/"
+		inside := make(map[string][]*Object)
+		for i := range assets {
+			if o := &assets[i].Object; strings.HasPrefix(o.Key, dir) {
+				inside[o.Key] = append(inside[o.Key], o)
+			}
+		}
+		if len(inside) <= maxStats {
+			continue
+		}
+		objects, _, err := c.bucket.List(ctx, dir)
+		if err != nil {
+			return bucketError(err)
+		}
+		for _, found := range objects {
+			for _, o := range inside[found.Key] {
+				if o.Size < 0 || o.Size == found.Size {
+					*o = found
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // list fills in the objects of the job's folders.
