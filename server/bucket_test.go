@@ -118,6 +118,13 @@ func TestBucketLinks(t *testing.T) {
 			}
 		})
 	}
+	// A job file that may not be read, and so may say anything.
+	denied := deploy(t)
+	denied.Write(smallJob)
+	if err := os.Symlink(outside, filepath.Join(denied.Bucket, "W1/J1/job.json")); err != nil {
+		t.Fatal(err)
+	}
+	denied.put("W1", "J1").wantError(t, 503, "unavailable")
 	// A folder of assets that is a link out of the bucket.
 	d := deploy(t)
 	d.Write(map[string]string{"W1/J1/README": "x"})

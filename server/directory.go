@@ -281,7 +281,10 @@ func (d *directory) Folders(_ context.Context, prefix string) ([]string, error) 
 func (d *directory) Read(_ context.Context, key string, limit int64) ([]byte, error) {
 	f, err := d.open(key)
 	if err != nil {
-		return nil, fileError(err)
+		if missing := fileError(err); errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+			return nil, missing
+		}
+		return nil, unavailable(err) // it is there
 	}
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, limit+1))

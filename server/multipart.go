@@ -14,7 +14,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
-	"github.com/aws/smithy-go"
 
 	"github.com/downlink-go/downlink/server/internal/assemble"
 	"github.com/downlink-go/downlink/server/internal/download"
@@ -236,13 +235,8 @@ func uploadError(err error) error {
 	if err == nil {
 		return nil
 	}
-	if e, ok := errors.AsType[smithy.APIError](err); ok {
-		switch e.ErrorCode() {
-		case "NoSuchUpload":
-			return fmt.Errorf("%w: %w", assemble.ErrNoUpload, err)
-		case "AccessDenied":
-			return bucketError(err) // to write, which says nothing of the assets
-		}
+	if errorCode(err) == "NoSuchUpload" {
+		return fmt.Errorf("%w: %w", assemble.ErrNoUpload, err)
 	}
 	return storeError(err)
 }

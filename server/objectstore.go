@@ -76,6 +76,11 @@ func openObjectStore(ctx context.Context, u *url.URL) (*objectStore, error) {
 		return fail(errors.New("want s3://name?region=...&prefix=..., with credentials in the environment"))
 	}
 	q := u.Query()
+	for name, values := range q {
+		if len(values) > 1 {
+			return fail(fmt.Errorf("%s stands twice", name))
+		}
+	}
 	if b.prefix = strings.Trim(take(q, "prefix"), "/"); b.prefix != "" {
 		b.prefix += "/"
 	}
@@ -94,6 +99,9 @@ func openObjectStore(ctx context.Context, u *url.URL) (*objectStore, error) {
 	if err != nil {
 		return fail(err)
 	}
+	if config.Region == "" {
+		return fail(errors.New("the region is missing: add region=... or set AWS_REGION"))
+	}
 	client := func(endpoint string, stall time.Duration) *s3.Client {
 		return s3.NewFromConfig(config, func(o *s3.Options) {
 			if endpoint != "" {
@@ -107,7 +115,13 @@ func openObjectStore(ctx context.Context, u *url.URL) (*objectStore, error) {
 	}
 	b.client, b.patient = client(endpoints[0], storeStall), client(endpoints[0], copyStall)
 	b.public = client(cmp.Or(endpoints[1], endpoints[0]), storeStall)
-	if err := b.pages(ctx, b.listing("", "", 1), func(*s3.ListObjectsV2Output) bool { return false }); err != nil {
+	if err := b.Check(ctx); err != nil {
+		if e, ok := errors.AsType[*awshttp.ResponseError](err); ok {
+			// Amazon tells, but the message does not always say so.
+			if region := e.Response.Header.Get("X-Amz-Bucket-Region"); region != "" && region != config.Region {
+				err = fmt.Errorf("it is in region %s, not %s: %w", region, config.Region, err)
+			}
+		}
 		return fail(fmt.Errorf("cannot be listed: %w", err))
 	}
 	return b, nil
@@ -259,7 +273,11 @@ func (b *objectStore) Stat(ctx context.Context, key string) (Object, error) {
 // Read implements bucket.
 func (b *objectStore) Read(ctx context.Context, key string, limit int64) ([]byte, error) {
 	out, err := b.client.GetObject(ctx, &s3.GetObjectInput{Bucket: &b.name, Key: aws.String(b.prefix + key)})
-	if err != nil {
+	switch {
+	case err == nil:
+	case errorCode(err) == "InvalidObjectState":
+		return nil, bucketError(err) // it is there
+	default:
 		return nil, storeError(err)
 	}
 	defer out.Body.Close()
@@ -363,6 +381,9 @@ func (b *objectStore) Checksum(ctx context.Context, o Object) (*Checksum, error)
 		IfMatch:      aws.String(`"` + o.Version + `"`),
 		ChecksumMode: types.ChecksumModeEnabled,
 	})
+	if unsupported(err) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, storeError(err)
 	}
@@ -445,31 +466,43 @@ func decodeCRC32(s string) (uint32, bool) {
 // untold reports whether the store refuses to tell of parts, which takes a
 // permission of its own, or does not know how.
 func untold(err error) bool {
-	e, ok := errors.AsType[*awshttp.ResponseError](err)
-	if !ok {
-		return false
+	status := errorStatus(err)
+	return unsupported(err) || status == http.StatusForbidden || status == http.StatusBadRequest
+}
+
+// unsupported reports whether the store does not know what it was asked to do.
+func unsupported(err error) bool {
+	status := errorStatus(err)
+	return status == http.StatusMethodNotAllowed || status == http.StatusNotImplemented
+}
+
+// errorStatus returns the status of an answer that is an error, or 0.
+func errorStatus(err error) int {
+	if e, ok := errors.AsType[*awshttp.ResponseError](err); ok {
+		return e.HTTPStatusCode()
 	}
-	switch e.HTTPStatusCode() {
-	case http.StatusForbidden, http.StatusMethodNotAllowed, http.StatusNotImplemented, http.StatusBadRequest:
-		return true
+	return 0
+}
+
+// errorCode returns what the store calls the error, or nothing.
+func errorCode(err error) string {
+	if e, ok := errors.AsType[smithy.APIError](err); ok {
+		return e.ErrorCode()
 	}
-	return false
+	return ""
 }
 
 // storeError tells what has become of an object from a fault of the store, which
-// callers may hope to be a passing one.
+// callers may hope to be a passing one. Access that is denied is a fault: the
+// store tells those who may list the bucket what is not there.
 func storeError(err error) error {
-	if e, ok := errors.AsType[smithy.APIError](err); ok {
-		switch e.ErrorCode() {
-		case "NoSuchKey", "NotFound", "AccessDenied", "InvalidObjectState":
-			return fmt.Errorf("%w: %w", download.ErrObjectNotFound, err)
-		}
+	switch errorCode(err) {
+	case "NoSuchKey", "NotFound", "InvalidObjectState":
+		return fmt.Errorf("%w: %w", download.ErrObjectNotFound, err)
 	}
-	if e, ok := errors.AsType[*awshttp.ResponseError](err); ok {
-		switch e.HTTPStatusCode() {
-		case http.StatusPreconditionFailed, http.StatusRequestedRangeNotSatisfiable:
-			return fmt.Errorf("%w: %w", download.ErrObjectChanged, err)
-		}
+	switch errorStatus(err) {
+	case http.StatusPreconditionFailed, http.StatusRequestedRangeNotSatisfiable:
+		return fmt.Errorf("%w: %w", download.ErrObjectChanged, err)
 	}
 	return bucketError(err)
 }

@@ -531,6 +531,111 @@ func TestS3WithoutChecksums(t *testing.T) {
 	}
 }
 
+// TestS3KnowsNoChecksums: a store that knows no checksums, and says so when it is
+// asked, is one to read from.
+func TestS3KnowsNoChecksums(t *testing.T) {
+	t.Parallel()
+	s := newS3Store(t)
+	s.Write(map[string]string{"W1/J1/inputs/a": "alpha", "W1/J1/outputs/b": "beta"})
+	s.Fault(func(w http.ResponseWriter, r *http.Request) bool {
+		asked := r.Header.Get("x-amz-checksum-mode") != ""
+		if asked {
+			s3Fault(w, http.StatusNotImplemented, "NotImplemented")
+		}
+		return asked
+	})
+	d := deploy(t, on(s))
+	d.ready("W1", "J1")
+	if n := reads(s.Requests()); n != 2 {
+		t.Errorf("%d reads of assets, want 2", n)
+	}
+}
+
+// TestS3ManyDeclared: many assets that job.json lists are found by listing their
+// folder, and what is elsewhere, missing or otherwise than declared by asking.
+func TestS3ManyDeclared(t *testing.T) {
+	t.Parallel()
+	s := newS3Store(t)
+	const many = 150
+	var declared []string
+	files := map[string]string{"shared/dem.tif": "x", "W1/J1/outputs/not-declared": "y", "W1/J1/inputs/few": "x"}
+	declare := func(role, member string) {
+		declared = append(declared, fmt.Sprintf(`{"role":%q,%s,"crc32":"%08x"}`, role, member, crc32.ChecksumIEEE([]byte("x"))))
+	}
+	for i := range many {
+		name := fmt.Sprintf("%03d", i)
+		files["W1/J1/outputs/"+name] = "x"
+		declare("output", `"size":1,"path":"`+name+`"`)
+	}
+	declare("input", `"path":"few"`)
+	declare("input", `"path":"dem.tif","key":"shared/dem.tif"`)
+	declare("input", `"path":"again","key":"W1/J1/outputs/007"`)
+	write := func() {
+		files["W1/J1/job.json"] = `{"status":"succeeded","assets":[` + strings.Join(declared, ",") + `]}`
+		s.Write(files)
+		s.Requests()
+	}
+	write()
+	d := deploy(t, on(s))
+	if got := d.names("W1", "J1"); len(got) != many+3 {
+		t.Errorf("%d assets, want %d", len(got), many+3)
+	}
+	heads, lists := 0, 0
+	for _, r := range s.Requests() {
+		switch {
+		case r.method == http.MethodHead:
+			heads++
+		case strings.HasSuffix(r.query.Get("prefix"), "/W1/J1/outputs/"):
+			lists++
+		}
+	}
+	if heads != 2 || lists != 1 {
+		t.Errorf("%d requests for one asset, want 2; %d listings, want 1", heads, lists)
+	}
+
+	declare("output", `"path":"missing"`)
+	declare("output", `"path":"large","size":100`)
+	files["W1/J1/outputs/large"] = "x"
+	write()
+	e := d.put("W1", "J1").wantError(t, http.StatusBadRequest, "asset_missing")
+	if len(e.Details) != 2 || e.Details[0].Asset != "outputs/large" || e.Details[1].Asset != "outputs/missing" {
+		t.Errorf("details %v, want the large one and the missing one", e.Details)
+	}
+}
+
+// TestS3JobFileDenied: a job whose job.json may not be read is not taken for one
+// that has none, which would be a job that is over.
+func TestS3JobFileDenied(t *testing.T) {
+	t.Parallel()
+	for code, status := range map[string]int{"AccessDenied": http.StatusForbidden, "InvalidObjectState": http.StatusForbidden} {
+		s := newS3Store(t)
+		s.Write(map[string]string{"W1/J1/job.json": `{"status":"running"}`, "W1/J1/outputs/a": "the first of many"})
+		s.Fault(func(w http.ResponseWriter, r *http.Request) bool {
+			denied := strings.HasSuffix(r.URL.Path, "/job.json")
+			if denied {
+				s3Fault(w, status, code)
+			}
+			return denied
+		})
+		d := deploy(t, on(s))
+		d.put("W1", "J1").wantError(t, http.StatusServiceUnavailable, "unavailable")
+	}
+}
+
+// TestS3AssetDenied: what may not be read for a while has not changed.
+func TestS3AssetDenied(t *testing.T) {
+	t.Parallel()
+	s := newS3Store(t)
+	s.Write(smallJob)
+	d := deploy(t, on(s))
+	path, _ := d.ready("W1", "J1")
+	s.Fault(func(w http.ResponseWriter, _ *http.Request) bool {
+		s3Fault(w, http.StatusForbidden, "AccessDenied")
+		return true
+	})
+	d.get(path).wantError(t, http.StatusServiceUnavailable, "unavailable")
+}
+
 // TestS3PinnedReads: every read is conditional on the version that was planned.
 func TestS3PinnedReads(t *testing.T) {
 	t.Parallel()
@@ -691,18 +796,43 @@ func TestS3BrokenStreams(t *testing.T) {
 	if got := d.get(path); !bytes.Equal(got.body, want) {
 		t.Errorf("with broken streams: status %d, %d bytes, want the %d of the package", got.StatusCode, len(got.body), len(want))
 	}
-	s.Fault(breakAfter(0))
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, d.URL+path, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	response, err := d.Client.Do(r)
-	if err == nil {
+	ended := func() error {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, d.URL+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response, err := d.Client.Do(r)
+		if err != nil {
+			return err
+		}
+		defer response.Body.Close()
 		_, err = io.Copy(io.Discard, response.Body)
-		response.Body.Close()
+		return err
 	}
-	if err == nil {
+	s.Fault(breakAfter(0))
+	if ended() == nil {
 		t.Error("with streams that give nothing: the download ended as if all were well")
+	}
+
+	// What is taken up again is the same version, whatever there is now.
+	slices.Reverse(content)
+	var once sync.Once
+	s.Fault(func(w http.ResponseWriter, r *http.Request) bool {
+		cut := false
+		if r.Method == http.MethodGet {
+			once.Do(func() { cut = true })
+		}
+		if !cut {
+			return false
+		}
+		// The client cannot know of the end before the object is another one.
+		s.handler.ServeHTTP(&cutWriter{ResponseWriter: w, left: 1 << 20, cut: func() {
+			s.Write(map[string]string{"W1/J1/inputs/a": string(content)})
+		}}, r)
+		return true
+	})
+	if ended() == nil {
+		t.Error("taken up again after a change: the download ended as if all were well")
 	}
 }
 
@@ -710,6 +840,7 @@ func TestS3BrokenStreams(t *testing.T) {
 type cutWriter struct {
 	http.ResponseWriter
 	left int64
+	cut  func() // is called before; may be nil
 }
 
 func (c *cutWriter) Unwrap() http.ResponseWriter { return c.ResponseWriter }
@@ -718,6 +849,9 @@ func (c *cutWriter) Write(p []byte) (int, error) {
 	n, err := c.ResponseWriter.Write(p[:min(int64(len(p)), c.left)])
 	if c.left -= int64(n); c.left == 0 && err == nil {
 		_ = http.NewResponseController(c.ResponseWriter).Flush() // cut next
+		if c.cut != nil {
+			c.cut()
+		}
 		panic(http.ErrAbortHandler)
 	}
 	return n, err
@@ -728,7 +862,7 @@ func (c *cutWriter) Write(p []byte) (int, error) {
 func TestS3ListsInPages(t *testing.T) {
 	t.Parallel()
 	s := newS3Store(t)
-	const pages, page = 3, 800
+	const pages, page = 3, 300
 	crc := base64.StdEncoding.EncodeToString(binary.BigEndian.AppendUint32(nil, crc32.ChecksumIEEE([]byte("x"))))
 	d := deploy(t, on(s))
 	s.Fault(func(w http.ResponseWriter, r *http.Request) bool {
@@ -769,7 +903,7 @@ func TestS3ListsInPages(t *testing.T) {
 			keys[r.key] = true
 		}
 	}
-	if lists != pages || len(keys) != pages*page || !keys["W1/J1/outputs/2-0799 \x01&"] {
+	if lists != pages || len(keys) != pages*page || !keys["W1/J1/outputs/2-0299 \x01&"] {
 		t.Errorf("%d requests to list, want %d; %d keys, want %d", lists, pages, len(keys), pages*page)
 	}
 }
@@ -784,6 +918,7 @@ func TestS3Configuration(t *testing.T) {
 		"path":             {"s3://b/path", "prefix="},
 		"credentials":      {"s3://AKIA:hidden@b", "environment"},
 		"unknown":          {"s3://b?region=x&colour=red", "colour"},
+		"twice":            {"s3://b?region=x&prefix=a&prefix=b", "prefix stands twice"},
 		"path style":       {"s3://b?use_path_style=maybe", "use_path_style"},
 		"endpoint":         {"s3://b?endpoint=localhost", "endpoint"},
 		"endpoint secrets": {"s3://b?endpoint=http://u:hidden@localhost", "endpoint"},
@@ -791,6 +926,32 @@ func TestS3Configuration(t *testing.T) {
 		_, err := server.New(t.Context(), server.Config{Bucket: bad.bucket, DataDir: t.TempDir()})
 		if err == nil || !strings.Contains(err.Error(), bad.want) || strings.Contains(err.Error(), "hidden") {
 			t.Errorf("%s: %v, want an error with %q", name, err, bad.want)
+		}
+	}
+}
+
+// TestS3Region: where the region is missing or wrong, the error says which.
+func TestS3Region(t *testing.T) {
+	for _, name := range []string{"AWS_REGION", "AWS_DEFAULT_REGION"} {
+		t.Setenv(name, "")
+	}
+	for _, name := range []string{"AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"} {
+		t.Setenv(name, filepath.Join(t.TempDir(), "none"))
+	}
+	amazon := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("X-Amz-Bucket-Region", "eu-central-1")
+		s3Fault(w, http.StatusMovedPermanently, "PermanentRedirect")
+	}))
+	defer amazon.Close()
+	t.Setenv("AWS_ACCESS_KEY_ID", "id")
+	t.Setenv("AWS_SECRET_ACCESS_KEY", "secret")
+	for query, want := range map[string]string{
+		"":                  "region=",
+		"&region=us-east-1": "it is in region eu-central-1, not us-east-1",
+	} {
+		_, err := server.New(t.Context(), server.Config{Bucket: "s3://b?use_path_style=true&endpoint=" + amazon.URL + query, DataDir: t.TempDir()})
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want an error with %q", query, err, want)
 		}
 	}
 }
