@@ -85,7 +85,8 @@ func Plan(size int64, extents []Extent, l Limits) ([]Part, error) {
 		}
 		p.Upload, p.Copy = min(2*p.Upload, l.MaxUpload), min(2*p.Copy, l.MaxPart)
 	}
-	// Each copy costs an uploaded part before it: leave out the smallest ones.
+	// Each copy costs an uploaded part before it: leave out the smallest ones. Those
+	// that would take more parts to upload come first.
 	bySize := slices.Clone(large)
 	slices.SortFunc(bySize, func(a, b Extent) int { return cmp.Or(cmp.Compare(b.N, a.N), cmp.Compare(a.Off, b.Off)) })
 	largest := func(n int) []Extent {
@@ -93,8 +94,9 @@ func Plan(size int64, extents []Extent, l Limits) ([]Part, error) {
 		slices.SortFunc(chosen, func(a, b Extent) int { return cmp.Compare(a.Off, b.Off) })
 		return chosen
 	}
-	tooMany := sort.Search(len(bySize), func(n int) bool { return len(p.plan(largest(n+1))) > l.MaxParts })
-	if parts := p.plan(largest(tooMany)); len(parts) <= l.MaxParts {
+	least := sort.Search(len(bySize), func(i int) bool { return bySize[i].N <= 2*l.MaxUpload })
+	more := sort.Search(len(bySize)-least, func(n int) bool { return len(p.plan(largest(least+n+1))) > l.MaxParts })
+	if parts := p.plan(largest(least + more)); len(parts) <= l.MaxParts {
 		return parts, nil
 	}
 	return nil, fmt.Errorf("%w: %d", ErrTooManyParts, l.MaxParts)

@@ -3,6 +3,7 @@ package assemble
 import (
 	"bytes"
 	"errors"
+	"math"
 	"math/rand/v2"
 	"testing"
 )
@@ -83,6 +84,7 @@ func TestPlan(t *testing.T) {
 		{"large entries", []int64{5 * gi, 5*gi + 1, 50 * gi}, 0.001},
 		{"small ones between large ones", []int64{1, 600 * mi, 2, 3, 4, 700 * mi, 5 * mi, 100}, 0.02},
 		{"more large ones than parts", repeat(12_000, 30*mi), 0.81},
+		{"hardly any choice", append(repeat(2_000, 300*mi), repeat(10_000, 30*mi)...), 0.34},
 		{"as large as can be", []int64{5<<40 - gi}, 0.001},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -112,6 +114,48 @@ func TestPlanRefuses(t *testing.T) {
 	size, extents = archive(sizes, 90)
 	if _, err := Plan(size, extents, S3); !errors.Is(err, ErrTooManyParts) {
 		t.Errorf("a TiB of small entries: %v", err)
+	}
+}
+
+// TestPlanRandom puts random packages together by the rules of S3 themselves, with
+// sizes from a byte to some hundred GiB.
+func TestPlanRandom(t *testing.T) {
+	t.Parallel()
+	planned, split := 0, 0
+	for seed := range uint64(500) {
+		r := rand.New(rand.NewPCG(seed, 2))
+		largest := 10 + 28*r.Float64() // the exponent
+		sizes := make([]int64, 1+r.IntN(2000))
+		for i := range sizes {
+			sizes[i] = int64(math.Exp2(largest * r.Float64()))
+		}
+		size, extents := archive(sizes, 30+r.Int64N(200))
+		parts, err := Plan(size, extents, S3)
+		if err != nil {
+			if size <= S3.MaxSize && size <= S3.MaxUpload*int64(S3.MaxParts) {
+				t.Fatalf("seed %d: %d bytes are refused: %v", seed, size, err)
+			}
+			continue
+		}
+		planned++
+		check(t, parts, size, extents, S3)
+		copies := map[int]int64{}
+		for _, p := range parts {
+			if p.Copied {
+				copies[p.Entry]++
+			}
+		}
+		for entry, n := range copies {
+			if sizes[entry-1] > 6<<30 && n < 2 {
+				t.Fatalf("seed %d: an entry of %d bytes is one copy", seed, sizes[entry-1])
+			}
+			if n > 1 {
+				split++
+			}
+		}
+	}
+	if planned < 300 || split == 0 {
+		t.Errorf("%d packages of 500, with %d entries in several copies: too few to tell", planned, split)
 	}
 }
 
