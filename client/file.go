@@ -49,6 +49,19 @@ type openFile struct {
 	closed  bool
 }
 
+// usable returns the error of a file or a package that is closed or whose context
+// is over. It is asked before each read, since what has arrived already can be
+// read on from a connection that is being cut.
+func (f *openFile) usable(op string) error {
+	switch {
+	case f.closed:
+		return f.fail(op, fs.ErrClosed)
+	case f.pkg.ctx.Err() != nil:
+		return f.fail(op, context.Cause(f.pkg.ctx))
+	}
+	return nil
+}
+
 func (f *openFile) Stat() (fs.FileInfo, error) {
 	if f.closed {
 		return nil, f.fail("stat", fs.ErrClosed)
@@ -66,8 +79,8 @@ func (f *openFile) Close() error {
 }
 
 func (f *openFile) Read(p []byte) (int, error) {
-	if f.closed {
-		return 0, f.fail("read", fs.ErrClosed)
+	if err := f.usable("read"); err != nil {
+		return 0, err
 	}
 	if f.content == nil {
 		if err := f.start(); err != nil {
@@ -131,8 +144,8 @@ const maxSkip = 256 << 10
 
 // Read goes on with one request as long as what is read is in order.
 func (f *storedFile) Read(p []byte) (int, error) {
-	if f.closed {
-		return 0, f.fail("read", fs.ErrClosed)
+	if err := f.usable("read"); err != nil {
+		return 0, err
 	}
 	if err := f.move(); err != nil {
 		return 0, f.fail("read", err)
@@ -198,6 +211,9 @@ func (f *storedFile) Seek(offset int64, whence int) (int64, error) {
 // ReadAt reads by a request of its own, and by another one once to find where
 // the bytes are.
 func (f *storedFile) ReadAt(p []byte, off int64) (int, error) {
+	if err := f.usable("readat"); err != nil {
+		return 0, err
+	}
 	if off < 0 {
 		return 0, f.fail("readat", fs.ErrInvalid)
 	}

@@ -242,12 +242,34 @@ func TestWrongContentIsNoticedAtTheEnd(t *testing.T) {
 
 func TestClosedPackageReadsNothing(t *testing.T) {
 	t.Parallel()
+	for _, data := range [][]byte{storedZip(t, text("a", "content")), deflatedZip(t, text("a", "content"))} {
+		p, _ := openTest(t, data)
+		started, _ := p.Open("a")
+		defer started.Close()
+		if _, err := started.Read(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		fresh, _ := p.Open("a")
+		defer fresh.Close()
+		_ = p.Close()
+		for _, f := range []fs.File{started, fresh} {
+			if _, err := f.Read(make([]byte, 1)); !errors.Is(err, fs.ErrClosed) {
+				t.Errorf("got %v, want %v", err, fs.ErrClosed)
+			}
+		}
+	}
+}
+
+func TestClosedFileReadsNothing(t *testing.T) {
+	t.Parallel()
 	p, _ := openTest(t, storedZip(t, text("a", "content")))
 	f, _ := p.Open("a")
-	defer f.Close()
-	_ = p.Close()
+	_ = f.Close()
 	if _, err := f.Read(make([]byte, 1)); !errors.Is(err, fs.ErrClosed) {
-		t.Errorf("got %v, want %v", err, fs.ErrClosed)
+		t.Errorf("read: got %v, want %v", err, fs.ErrClosed)
+	}
+	if _, err := f.(io.ReaderAt).ReadAt(make([]byte, 1), 0); !errors.Is(err, fs.ErrClosed) {
+		t.Errorf("readat: got %v, want %v", err, fs.ErrClosed)
 	}
 }
 

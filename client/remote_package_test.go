@@ -102,25 +102,34 @@ func TestExtractStartsOverWhenThePackageChanges(t *testing.T) {
 	}
 }
 
+// What has arrived, in a buffer or with the directory, must not be read on.
 func TestOpenFileEndsWithTheContext(t *testing.T) {
 	t.Parallel()
-	s := faultserver.Start(t, storedZip(t, text("a", strings.Repeat("x", 8<<20))))
-	ctx, cancel := context.WithCancel(t.Context())
-	p, err := testClient(t, s).Open(ctx, "W1", "J1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer p.Close()
-	f, err := p.Open("a")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if _, err := f.Read(make([]byte, 1)); err != nil {
-		t.Fatal(err)
-	}
-	cancel()
-	if _, err := io.Copy(io.Discard, f); !errors.Is(err, context.Canceled) {
-		t.Errorf("got %v, want %v", err, context.Canceled)
+	for name, size := range map[string]int{"large": 8 << 20, "within the end of the package": 10} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := faultserver.Start(t, storedZip(t, text("a", strings.Repeat("x", size))))
+			ctx, cancel := context.WithCancel(t.Context())
+			p, err := testClient(t, s).Open(ctx, "W1", "J1")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer p.Close()
+			f, err := p.Open("a")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			if _, err := f.Read(make([]byte, 1)); err != nil {
+				t.Fatal(err)
+			}
+			cancel()
+			if n, err := io.Copy(io.Discard, f); n > 0 || !errors.Is(err, context.Canceled) {
+				t.Errorf("read %d bytes, %v, want %v", n, err, context.Canceled)
+			}
+			if n, err := f.(io.ReaderAt).ReadAt(make([]byte, 1), 0); n > 0 || !errors.Is(err, context.Canceled) {
+				t.Errorf("read %d bytes at the start, %v, want %v", n, err, context.Canceled)
+			}
+		})
 	}
 }
