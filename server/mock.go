@@ -24,9 +24,9 @@ type MockConfig struct {
 	// 4 of two sizes, W1/J3=running never ends and W1/J4=failed has failed. Defaults
 	// to W1/J1=3x1MB,20x20KB.
 	Jobs []string
-	// Faults are those of single jobs, for every request: W1/J1=pending:3,slow:1MB.
-	// [MockFaults] lists them. Clients choose faults themselves with the header
-	// Downlink-Mock-Fault of the call.
+	// Faults are those of single jobs, for every request: W1/J1=pending:3,slow:1MB,
+	// or each in a string of its own. [MockFaults] lists them. Clients choose faults
+	// themselves with the header [MockFaultHeader] of the call. Defaults to none.
 	Faults []string
 	// Key is the only API key that is accepted. Defaults to any that is not empty.
 	Key string
@@ -60,11 +60,17 @@ func NewMock(config MockConfig) (*Mock, error) {
 		names = []string{"W1/J1=3x1MB,20x20KB"}
 	}
 	var jobs []madeup.Job
+	seen := map[string]bool{}
 	for _, s := range names {
 		j, err := madeup.Parse(s)
 		if err != nil {
 			return nil, err
 		}
+		name := j.WorkflowID + "/" + j.JobID
+		if seen[name] {
+			return nil, fmt.Errorf("job %q: there is a job %s already", s, name)
+		}
+		seen[name] = true
 		jobs = append(jobs, j)
 	}
 	world := madeup.New(jobs...)
@@ -141,7 +147,15 @@ func newMockFaults(world *madeup.World, specs []string) (*mockFaults, error) {
 		if err != nil {
 			return nil, fmt.Errorf("fault %q: %w", s, err)
 		}
-		f.byJob[name] = spec
+		if f.byJob[name] == nil {
+			f.byJob[name] = faultSpec{}
+		}
+		for kind, value := range spec {
+			if _, twice := f.byJob[name][kind]; twice {
+				return nil, fmt.Errorf("fault %q: %s is given twice for %s", s, kind, name)
+			}
+			f.byJob[name][kind] = value
+		}
 	}
 	return f, nil
 }

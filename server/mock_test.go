@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"net/http"
@@ -105,7 +106,10 @@ func TestMockFaults(t *testing.T) {
 // TestMockFaultsShow: each fault is seen by one who looks.
 func TestMockFaultsShow(t *testing.T) {
 	t.Parallel()
-	url := servertest.New(t, server.MockConfig{Jobs: []string{"W1/J1=3x1MB", "W1/J2=1x10", "W1/J3=failed"}, Faults: []string{"W1/J2=pending:2"}})
+	url := servertest.New(t, server.MockConfig{
+		Jobs:   []string{"W1/J1=3x1MB", "W1/J2=1x10", "W1/J3=failed", "W1/J4=running", "W1/J5=1x10"},
+		Faults: []string{"W1/J2=pending:2", "W1/J5=pending:1,unknown-status:1", "W1/J5=503:1", "W1/J5=429:1"},
+	})
 	d := &deployment{t: t, URL: url, Client: &http.Client{Transport: &http.Transport{}}}
 	t.Cleanup(d.Client.CloseIdleConnections)
 	call := func(job, fault string) answer {
@@ -137,6 +141,26 @@ func TestMockFaultsShow(t *testing.T) {
 	}
 	if got := fmt.Sprint(states); got != "[pending pending ready pending pending ready]" {
 		t.Errorf("pending:2 of a job: %s", got)
+	}
+	var codes []string
+	for range 6 {
+		a := call("J5", "")
+		codes = append(codes, fmt.Sprint(a.StatusCode))
+		if a.StatusCode == 200 {
+			codes = append(codes, string(a.download(t).Status))
+		}
+	}
+	if got := fmt.Sprint(codes); got != "[429 503 200 queued 200 pending 200 ready 429]" {
+		t.Errorf("faults together: %s", got)
+	}
+	for _, want := range []string{"429", "200 pending", "429", "200 pending"} { // of a job that is pending anyway
+		got := call("J4", "429=1")
+		if s := fmt.Sprint(got.StatusCode); s != want && s+" "+string(got.download(t).Status) != want {
+			t.Errorf("429 of a running job: %s, want %s", s, want)
+		}
+	}
+	if d := call("J4", "unknown-status=1").download(t); d.Status != "queued" {
+		t.Errorf("unknown-status of a running job: %s", d.Status)
 	}
 	if got := call("J1", "unknown-status=1").download(t); got.Status != "queued" || got.SignedURL != "" {
 		t.Errorf("unknown-status: %s", got.Status)
@@ -184,6 +208,26 @@ func TestMockFaultsShow(t *testing.T) {
 	call("J9", "pending=1").wantError(t, 403, "permission_denied")
 }
 
+// TestMockIsTheSameEverywhere: clients may compare what they got with constants.
+func TestMockIsTheSameEverywhere(t *testing.T) {
+	t.Parallel()
+	for range 2 {
+		url := servertest.New(t, server.MockConfig{Jobs: []string{"W1/J1=1x3MB,2x20KB"}})
+		path := filepath.Join(t.TempDir(), "job.zip")
+		r, err := mockClient(t, url, "").Save(t.Context(), "W1", "J1", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		content, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := fmt.Sprintf("%s %x", r.ID, sha256.Sum256(content)), "d1ceaeb4-8042-567f-a4a6-7b63c9a246e5 bf9cdcee56f0bcfd937ba352f327972d5f055467f8761bb5ff8911883d1963de"; got != want {
+			t.Errorf("got the package %s, want %s", got, want)
+		}
+	}
+}
+
 // TestMockKeepsTheContract: the suite passes on it.
 func TestMockKeepsTheContract(t *testing.T) {
 	t.Parallel()
@@ -206,6 +250,11 @@ func TestMockConfig(t *testing.T) {
 		"want a number":                           {Faults: []string{"W1/J1=truncate"}},
 		"takes no value":                          {Faults: []string{"W1/J1=no-range:1"}},
 		"want 1 or more":                          {Faults: []string{"W1/J1=slow:0"}},
+		"such as pending=3":                       {Faults: []string{"W1/J1=pending:1KB"}},
+		"such as stall=1MB":                       {Faults: []string{"W1/J1=stall:-1"}},
+		"slow: given twice":                       {Faults: []string{"W1/J1=slow:1,slow:2"}},
+		"slow is given twice for W1/J1":           {Faults: []string{"W1/J1=slow:1", "W1/J1=slow:2"}},
+		"there is a job W/J already":              {Jobs: []string{"W/J=1x1", "W/J=2x2"}},
 	} {
 		if _, err := server.NewMock(c); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v, want %q", err, want)

@@ -47,11 +47,11 @@ func (f *mockFaults) calls(next apiserver.StrictHandlerFunc, _ string) apiserver
 		prefix := f.newLink(spec)
 		info.origin += prefix
 		response, err := next(c, request)
-		ready, ok := response.(apiserver.DownloadJob200JSONResponse)
-		if err != nil || !ok || ready.Body.Status != apitypes.DownloadStatusReady {
+		d, ok := response.(apiserver.DownloadJob200JSONResponse)
+		if err != nil || !ok {
 			return response, err
 		}
-		return f.spoil(c.Response().Header(), spec, f.count(job, spec), ready)
+		return f.spoil(c.Response().Header(), spec, f.count(job, spec), d)
 	}
 }
 
@@ -68,10 +68,9 @@ func (f *mockFaults) count(job string, spec faultSpec) int {
 	return n
 }
 
-// spoil turns the nth answer with a package that is ready into what the faults
-// want it to be.
-func (f *mockFaults) spoil(header http.Header, spec faultSpec, n int, ready apiserver.DownloadJob200JSONResponse) (any, error) {
-	kinds := []string{"429", "503", "unknown-status", "pending"}
+// spoil turns the nth answer without an error into what the faults want it to be.
+func (f *mockFaults) spoil(header http.Header, spec faultSpec, n int, d apiserver.DownloadJob200JSONResponse) (any, error) {
+	kinds := []string{"429", "503", "unknown-status", "pending"} // in the order that MockFaults promises
 	cycle := int64(1)
 	for _, k := range kinds {
 		cycle += spec[k]
@@ -88,21 +87,22 @@ func (f *mockFaults) spoil(header http.Header, spec faultSpec, n int, ready apis
 		case "503":
 			header.Set("Retry-After", "1")
 			return nil, &download.Error{Code: download.Unavailable, Message: "not available, as asked for"}
-		case "unknown-status":
-			ready.Body.Status = "queued"
-		default:
-			ready.Body.Status = apitypes.DownloadStatusPending
 		}
-		ready.Body.SignedURL = ""
-		ready.Headers = apiserver.DownloadResponseHeaders{
-			XRequestID: ready.Headers.XRequestID, PreferenceApplied: ready.Headers.PreferenceApplied,
-			RetryAfter:            new(1),
-			DownlinkPendingReason: new(apitypes.PendingReasonChecksumming),
-			DownlinkProgress:      new(float32(at) / float32(spec[k])),
+		if d.Body.Status == apitypes.DownloadStatusReady {
+			d.Body.Status, d.Body.SignedURL = apitypes.DownloadStatusPending, ""
+			d.Headers = apiserver.DownloadResponseHeaders{
+				XRequestID: d.Headers.XRequestID, PreferenceApplied: d.Headers.PreferenceApplied,
+				RetryAfter:            new(1),
+				DownlinkPendingReason: new(apitypes.PendingReasonChecksumming),
+				DownlinkProgress:      new(float32(at) / float32(spec[k])),
+			}
 		}
-		return ready, nil
+		if k == "unknown-status" {
+			d.Body.Status = "queued"
+		}
+		return d, nil
 	}
-	return ready, nil
+	return d, nil
 }
 
 // newLink remembers the faults of a signed URL and returns what its path begins

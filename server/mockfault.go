@@ -3,13 +3,15 @@ package server
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/downlink-go/downlink/server/internal/madeup"
 )
 
 // MockFaultHeader is the header of a call in which a client asks a mock for
-// faults. They hold for the call and for the signed URL that it answers with.
+// faults: pending=3,slow=1MB. They hold for the call and for the signed URL that
+// it answers with, instead of those of the job. [MockFaults] lists them.
 const MockFaultHeader = "Downlink-Mock-Fault"
 
 // faultKinds are what a mock can do wrong, in the order of the help text.
@@ -18,7 +20,7 @@ var faultKinds = []struct {
 	value string // what it takes, or empty
 	help  string
 }{
-	{"pending", "K", "K calls are answered pending, then one is not, and so on"},
+	{"pending", "K", "K calls are answered pending, without waiting, then one is not, and so on"},
 	{"unknown-status", "K", `the same with "status": "queued", which the contract does not have`},
 	{"429", "K", "the same with 429 and Retry-After"},
 	{"503", "K", "the same with 503 and Retry-After"},
@@ -33,6 +35,10 @@ var faultKinds = []struct {
 
 // MockFaults returns the faults that a mock can make, one a line: its name, what
 // value it takes, and what it does. Numbers of bytes may have a unit, as in 1MB.
+//
+// Faults of calls that are asked for together come one after the other: 429, 503,
+// unknown-status, pending. Those of downloads come together. Calls that fail by
+// themselves, as one for a failed job does, have none.
 func MockFaults() string {
 	var b strings.Builder
 	for _, k := range faultKinds {
@@ -60,18 +66,25 @@ func parseFaults(s string) (faultSpec, error) {
 				takes, known = k.value, true
 			}
 		}
+		_, twice := spec[name]
 		switch {
 		case !known:
 			return nil, fmt.Errorf("unknown fault %q; there are %s", name, faultNames())
+		case twice:
+			return nil, fmt.Errorf("fault %s: given twice", name)
 		case takes == "" && given:
 			return nil, fmt.Errorf("fault %s takes no value", name)
 		case takes == "":
 			spec[name] = 1
 			continue
 		}
-		n, err := madeup.ParseSize(value)
-		if err != nil {
-			return nil, fmt.Errorf("fault %s: want a number, such as %s=1000", name, name)
+		parse, example := madeup.ParseSize, "1MB"
+		if takes == "K" {
+			parse, example = parseCount, "3"
+		}
+		n, err := parse(value)
+		if err != nil || n < 0 {
+			return nil, fmt.Errorf("fault %s: want a number, such as %s=%s", name, name, example)
 		}
 		if n == 0 && (name == "slow" || takes == "K") {
 			return nil, fmt.Errorf("fault %s: want 1 or more", name)
@@ -83,6 +96,8 @@ func parseFaults(s string) (faultSpec, error) {
 	}
 	return spec, nil
 }
+
+func parseCount(s string) (int64, error) { return strconv.ParseInt(s, 10, 32) }
 
 func cutFault(s string) (name, value string, ok bool) {
 	i := strings.IndexAny(s, "=:")
