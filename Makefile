@@ -64,7 +64,7 @@ bench-client: ## compare "downlink get" with curl on a package of 4 GB (SIZE, in
 	$(GO) run ./client/internal/benchclient -size $(SIZE)
 
 contract: ## check api/openapi.yaml, what changed in it since the last release, and the server against it
-	$(GO) test -count=1 -run 'TestContract|TestDocument' ./server ./server/servertest
+	$(GO) test -count=1 -run 'TestContract|TestDocument|TestClient|Example' ./server ./server/servertest
 	@tag=$$(git describe --tags --abbrev=0 --match 'v*' 2>/dev/null) || { echo "no release yet: nothing to compare api/openapi.yaml with"; exit 0; }; \
 	old=$$(mktemp) && trap 'rm -f "$$old"' EXIT && git show "$$tag:api/openapi.yaml" >"$$old" && \
 	echo "changes of api/openapi.yaml since $$tag that break clients:" && \

@@ -1,6 +1,7 @@
 // Package servertest tests servers of the Download Job API, in Go or any other
 // language: [Contract] runs the contract suite against one over HTTP, and
-// [Check] looks at a single answer.
+// [Check] looks at a single answer. [New] is for the other side, tests of clients:
+// a server of made-up jobs that makes faults.
 package servertest
 
 import (

@@ -1,6 +1,9 @@
 package servertest
 
 import (
+	"os"
+	"regexp"
+	"slices"
 	"testing"
 
 	"github.com/getkin/kin-openapi/openapi3"
@@ -68,6 +71,34 @@ func TestDocument(t *testing.T) {
 		want(s.Value.Description != "", "description", "schema "+name)
 		for property, p := range s.Value.Properties {
 			want(p.Value.Description != "", "description", "property "+property+" of "+name)
+		}
+	}
+}
+
+// TestDocumentChanges: the version that openapi.yaml has is the newest in its list
+// of changes.
+func TestDocumentChanges(t *testing.T) {
+	t.Parallel()
+	doc, err := openapi3.NewLoader().LoadFromData(api.OpenAPI)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changes, err := os.ReadFile("../../api/CHANGELOG.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	newest := regexp.MustCompile(`(?m)^## (\S+)`).FindSubmatch(changes)
+	if newest == nil || string(newest[1]) != doc.Info.Version {
+		t.Errorf("the newest version in api/CHANGELOG.md is %q, that of openapi.yaml %q", newest, doc.Info.Version)
+	}
+}
+
+// TestDocumentParameters: the suite makes values for each parameter that there is.
+func TestDocumentParameters(t *testing.T) {
+	t.Parallel()
+	for name := range contract().schemas {
+		if !slices.Contains([]string{"workflow_id", "job_id", "Prefer"}, name) {
+			t.Errorf("the suite has no values for the parameter %s", name)
 		}
 	}
 }

@@ -10,7 +10,12 @@ import (
 
 // New runs a mock of the API on loopback until the test ends, and returns its
 // base URL. It is the server of "downlinkd mock": made-up jobs of any size, and
-// the faults that [server.MockFaults] lists, of a job or of a single call.
+// the faults that [server.MockFaults] lists, of a job or of a single call:
+//
+//	url := servertest.New(t, server.MockConfig{
+//		Jobs:   []string{"W1/J1=20x200MB"},
+//		Faults: []string{"W1/J1=pending:2,truncate:1MB"},
+//	})
 func New(t testing.TB, config server.MockConfig) string {
 	t.Helper()
 	m, err := server.NewMock(config)
