@@ -44,7 +44,8 @@ func TestMockUsage(t *testing.T) {
 		t.Error("the help text does not list the faults")
 	}
 	_, stderr, code := command(t, "mock", "--fault", "W1/J1=boom")
-	if code != exitUsage || !strings.Contains(stderr, `unknown fault "boom"; there are pending`) {
+	if code != exitUsage || !strings.Contains(stderr, `unknown fault "boom"; there are pending`) ||
+		!strings.Contains(stderr, "Run 'downlinkd mock --help' for usage.") {
 		t.Errorf("exit code %d: %s", code, stderr)
 	}
 }
