@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -24,8 +25,13 @@ const contentRoute = "/packages/:token/:filename"
 
 func contentPath(token, filename string) string { return "/packages/" + token + "/" + filename }
 
+// maxRanges bounds the ranges of one request. Each may cost a request to the store,
+// and 130 bytes of answer, however small it is.
+const maxRanges = 100
+
 // serveContent answers GET and HEAD of a signed URL: ranges, conditions and
-// multipart ranges as http.ServeContent has them (RFC 9110, sections 13 and 14).
+// multipart ranges as http.ServeContent has them (RFC 9110, sections 13 and 14),
+// up to maxRanges.
 //
 // A package that cannot be read is an error as long as no byte of it is out.
 // After that the connection is cut, so that a short answer is never taken for a
@@ -62,6 +68,11 @@ func (s *Server) serveContent(c echo.Context) error {
 	header.Set("ETag", `"`+hex.EncodeToString(digest[:])+`"`)
 	header.Set("Cache-Control", "private, no-transform")
 
+	if strings.Count(c.Request().Header.Get("Range"), ",") >= maxRanges {
+		remove(header, "Content-Type", "Content-Disposition")
+		header.Set("Content-Range", fmt.Sprintf("bytes */%d", content.Layout.Size()))
+		return &download.Error{Code: rangeNotSatisfiable, Message: fmt.Sprintf("too many ranges: at most %d in a request", maxRanges)}
+	}
 	source := s.source(content)
 	reader := &packageReader{reader: &blockReader{
 		Reader: content.Layout.NewReader(ctx, source), ctx: ctx, blocks: s.blocks, content: content, source: source,

@@ -193,6 +193,21 @@ func TestRanges(t *testing.T) {
 			t.Errorf("part %s: %d bytes, %v", part.Header.Get("Content-Range"), len(got), err)
 		}
 	}
+
+	// As many as there may be, and more, which are refused before anything is read.
+	many := func(n int) answer {
+		return d.get(path, "Range", "bytes="+strings.Repeat("5-5,", n-1)+"5-5")
+	}
+	if a := many(100); a.StatusCode != http.StatusPartialContent || bytes.Count(a.body, []byte("Content-Range: bytes 5-5/")) != 100 {
+		t.Errorf("100 ranges: status %d, %d bytes", a.StatusCode, len(a.body))
+	}
+	for _, n := range []int{101, 3500} {
+		a := many(n)
+		a.wantError(t, 416, "range_not_satisfiable")
+		if got, want := a.Header.Get("Content-Range"), fmt.Sprintf("bytes */%d", size); got != want {
+			t.Errorf("%d ranges: Content-Range %q, want %q", n, got, want)
+		}
+	}
 }
 
 func TestSignedURLErrors(t *testing.T) {
