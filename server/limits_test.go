@@ -242,6 +242,25 @@ func TestTrustedProxies(t *testing.T) {
 	}
 }
 
+// TestHostIsNotNamed: HTTP/1.0 has no Host. Signed URLs start with the address that
+// was reached then.
+func TestHostIsNotNamed(t *testing.T) {
+	t.Parallel()
+	d := deploy(t)
+	d.Write(smallJob)
+	call := "PUT " + apiPath("W1", "J1") + " HTTP/%s\r\nConnection: close\r\nAuthorization: " + d.Key + "\r\n%s\r\n"
+	for _, request := range []string{fmt.Sprintf(call, "1.0", ""), fmt.Sprintf(call, "1.1", "Host:\r\n")} {
+		got, err := d.raw(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.Secrets.addTokens([]byte(got))
+		if !strings.Contains(got, `"signed_url":"`+d.URL+`/packages/`) {
+			t.Error("the signed URL does not start with the address of the server")
+		}
+	}
+}
+
 // TestDownloadsAreLoggedWithTheirKey: the ID of the API key that a URL was signed
 // for, which is no secret, is in the access log.
 func TestDownloadsAreLoggedWithTheirKey(t *testing.T) {

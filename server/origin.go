@@ -1,6 +1,7 @@
 package server
 
 import (
+	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -42,9 +43,12 @@ func (p proxies) client(r *http.Request) (_ netip.Addr, forwarded bool) {
 }
 
 // origin returns the scheme and the host that the client used, which signed URLs
-// start with. A trusted proxy says so in X-Forwarded-Proto and X-Forwarded-Host.
+// start with; where it named no host, the address that it reached. A trusted proxy says so in X-Forwarded-Proto and X-Forwarded-Host.
 func (p proxies) origin(r *http.Request) string {
 	scheme, host := "http", r.Host
+	if local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok && host == "" {
+		host = local.String() // HTTP/1.0 need not name one
+	}
 	if r.TLS != nil {
 		scheme = "https"
 	}
