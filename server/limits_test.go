@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -277,6 +278,30 @@ func TestDownloadsAreLoggedWithTheirKey(t *testing.T) {
 		}
 		return false
 	})
+}
+
+// TestLoggedText: of what clients make up the log has a part, without what a
+// terminal takes for a command.
+func TestLoggedText(t *testing.T) {
+	t.Parallel()
+	log := &logBuffer{}
+	d := deploy(t, func(c *server.Config) { c.Log = slog.New(slog.NewJSONHandler(log, nil)) })
+	long := strings.Repeat("X", 10<<10)
+	id := d.do(http.MethodGet, "/", http.Header{"User-Agent": {"\u009b31mred\xff " + long}}).Header.Get("X-Request-Id")
+	longID := d.do(long, "/", nil).Header.Get("X-Request-Id")
+	for _, id := range []string{id, longID} {
+		eventually(t, "the request is logged", func() bool { return strings.Contains(log.String(), id) })
+	}
+	for line := range strings.Lines(log.String()) {
+		switch {
+		case strings.Contains(line, "\u009b"):
+			t.Error("a command for terminals is in the log")
+		case len(line) > 1000:
+			t.Errorf("a line of %d bytes", len(line))
+		case strings.Contains(line, id) && !strings.Contains(line, `"user_agent":"?31mred`):
+			t.Errorf("logged as %s", line)
+		}
+	}
 }
 
 // TestConnectionsAtATime: more than so many wait, and are served when others end.

@@ -11,6 +11,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/labstack/echo/v4"
 	"go.opentelemetry.io/otel/trace"
@@ -96,7 +97,7 @@ func (s *Server) logAccess(c echo.Context, i *info, took time.Duration) {
 	r, w := c.Request(), c.Response()
 	attrs := []slog.Attr{
 		slog.String("request_id", i.requestID),
-		slog.String("method", r.Method),
+		slog.String("method", loggedText(r.Method)),
 		slog.String("route", c.Path()),
 		slog.Int("status", w.Status),
 		slog.Int64("bytes", w.Size),
@@ -109,7 +110,7 @@ func (s *Server) logAccess(c echo.Context, i *info, took time.Duration) {
 	for _, a := range []struct{ key, value string }{
 		{"organization_id", i.organizationID}, {"key_id", i.keyID},
 		{"workflow_id", i.workflowID}, {"job_id", i.jobID}, {"package_id", i.packageID},
-		{"range", loggedRange(r.Header.Get("Range"))}, {"user_agent", r.UserAgent()},
+		{"range", loggedRange(r.Header.Get("Range"))}, {"user_agent", loggedText(r.UserAgent())},
 	} {
 		if a.value != "" {
 			attrs = append(attrs, slog.String(a.key, a.value))
@@ -129,6 +130,22 @@ func loggedRange(header string) string {
 		return header[:most] + "..."
 	}
 	return header
+}
+
+// loggedText returns what a client has made up for the log: not so much of it that
+// it fills a disk, and nothing that a terminal would take for a command.
+func loggedText(s string) string {
+	const most = 200
+	more := ""
+	if len(s) > most {
+		s, more = s[:most], "..."
+	}
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return '?'
+	}, s) + more
 }
 
 func newRequestID() string {
