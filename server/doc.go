@@ -149,7 +149,9 @@
 //   - Assets are not scanned, and encrypted only as the store and TLS do it.
 //   - Without [Config.PublicURL] signed URLs start with the host that the request
 //     names.
-//   - A flood that fills the network in front of the server.
+//   - A flood that fills the network in front of the server. Connections are counted
+//     for all addresses together, so that one client can take all of them until
+//     they time out; a firewall or proxy in front can bound them by address.
 //
 // # Questions about other programs
 //
@@ -208,6 +210,10 @@
 // Retry-After; too many connections wait to be accepted. Downloads need no API key, but a signed URL tells which key it
 // was made for, and counts for that. Calls with invalid API keys are throttled by
 // address. What is counted is bounded in memory: 50,000 keys and addresses.
+//
+// A connection of HTTP/2 has up to 100 requests at a time. All of them together
+// may have as many as there may be connections, until their answers are taken;
+// more are 503 without a body, which the client might not take either.
 //
 // TLS: a certificate that cannot be read keeps a server from starting; once it
 // runs, a broken new one is logged and the old one kept. A download whose client

@@ -61,7 +61,8 @@ func (s *Server) handleError(err error, c echo.Context) {
 			header.Set("Retry-After", strconv.Itoa(retryAfter))
 		}
 	}
-	if c.Request().Method == http.MethodHead {
+	// A client of HTTP/2 need not take a body, but does take a header.
+	if c.Request().Method == http.MethodHead || errors.Is(err, errCrowded) {
 		_ = c.NoContent(status)
 		return
 	}

@@ -23,7 +23,10 @@ type Limits struct {
 	// cannot be lifted. Defaults to 2 minutes.
 	IdleTimeout time.Duration
 	// Connections bounds those that are open at a time. More wait to be accepted
-	// until one of them ends. Defaults to 10,000, or half of the file descriptors
+	// until one of them ends. Over HTTP/2 it also bounds the requests of all of
+	// them: above it the answer is 503 with Retry-After, and without a body. A
+	// connection costs some 20 KiB, and four times HeaderBytes at most until it has
+	// sent the header of a request. Defaults to 10,000, or half of the file descriptors
 	// that the process may have if that is less.
 	Connections int
 	// Downloads bounds the requests for packages that are served at a time.

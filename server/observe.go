@@ -87,6 +87,9 @@ func (s *Server) protect(c echo.Context, next echo.HandlerFunc) (err error) {
 			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
 		}
 	}()
+	if n := s.config.Limits.Connections; n >= 0 && c.Request().ProtoMajor >= 2 && s.streams.Load() > int64(n) {
+		return errCrowded
+	}
 	if limit := s.config.Limits.HeaderBytes; headerSize(c.Request()) > limit {
 		return headerTooLarge(limit)
 	}

@@ -50,6 +50,7 @@ type Server struct {
 	requests     *buckets[string] // calls by API key, or nil for any number
 	failures     *failures        // or nil for any number
 	slots        slots
+	streams      atomic.Int64 // requests of HTTP/2
 	stallTimeout time.Duration
 	aheadMemory  *semaphore.Weighted
 	aheadHeld    aheadHeld
@@ -216,7 +217,7 @@ func (s *Server) lockDataDir() error {
 func (s *Server) routes() (http.Handler, error) {
 	e := echo.New()
 	e.HTTPErrorHandler = s.handleError
-	e.Use(secureHeaders, s.traceRequest, s.observe, allowOrigins(s.config.CORSOrigins))
+	e.Use(secureHeaders, s.countStream, s.traceRequest, s.observe, allowOrigins(s.config.CORSOrigins))
 	h := &handler{service: s.service, readyWait: max(s.config.ReadyWait, 0), publicURL: s.config.PublicURL}
 	apiserver.RegisterHandlersWithOptions(e, apiserver.NewStrictHandler(h, s.middlewares), apiserver.RegisterHandlersOptions{
 		OperationMiddlewares: map[string][]echo.MiddlewareFunc{"downloadJob": {s.authenticate, s.throttle, joinPrefer}},

@@ -168,3 +168,26 @@ func (s *slots) take(header http.Header, keyID string) (release func(), err erro
 }
 
 var errBusy = &download.Error{Code: download.Unavailable, Message: "the server has as many downloads as it can serve at a time"}
+
+// countStream counts a request of HTTP/2 until the client has taken the answer.
+// Such a connection has many requests at a time, and a client that opens no window
+// for the answers makes each of them stay.
+func (s *Server) countStream(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		if c.Request().ProtoMajor < 2 {
+			return next(c)
+		}
+		s.streams.Add(1)
+		defer s.streams.Add(-1)
+		err := next(c)
+		if c.Response().Size > 0 {
+			// net/http would send the end of it later, where nothing counts.
+			control := http.NewResponseController(unwrap(c.Response()))
+			_ = control.SetWriteDeadline(time.Now().Add(s.stallTimeout))
+			_ = control.Flush() // the client may be gone
+		}
+		return err
+	}
+}
+
+var errCrowded = &download.Error{Code: download.Unavailable, Message: "the server has as many requests as it can answer at a time"}

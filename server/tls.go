@@ -56,6 +56,10 @@ func (c *certificate) describe(log *slog.Logger, message string) {
 	log.Log(context.Background(), level, message, slog.Time("expires", expires))
 }
 
+// maxStreams bounds the requests of one connection of HTTP/2 at a time. It is the
+// least that RFC 9113, section 6.5.2 recommends.
+const maxStreams = 100
+
 // secure makes the server speak TLS 1.2 or later, and HTTP/2 to clients that can,
 // with the cipher suites and curves that crypto/tls prefers.
 func (c *certificate) secure(hs *http.Server, stall time.Duration) {
@@ -63,6 +67,12 @@ func (c *certificate) secure(hs *http.Server, stall time.Duration) {
 		MinVersion:     tls.VersionTLS12,
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.current.Load(), nil },
 	}
-	// The deadline of a stream cannot end it while its connection takes nothing.
-	hs.HTTP2 = &http.HTTP2Config{WriteByteTimeout: stall}
+	hs.HTTP2 = &http.HTTP2Config{
+		MaxConcurrentStreams: maxStreams,
+		// The deadline of a stream cannot end it while its connection takes nothing.
+		WriteByteTimeout: stall,
+		// Nothing reads bodies: they need no more room than there has to be.
+		MaxReceiveBufferPerConnection: 64 << 10,
+		MaxReceiveBufferPerStream:     64 << 10,
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/binary"
 	"encoding/pem"
 	"fmt"
 	"io"
@@ -253,6 +254,92 @@ func (c *deafConn) Close() error {
 		c.no = nil
 	}
 	return c.Conn.Close()
+}
+
+// TestHTTP2Streams: over HTTP/2, too, no more requests are there at a time than there
+// may be connections, even if clients never take the answers.
+func TestHTTP2Streams(t *testing.T) {
+	t.Parallel()
+	const limit, requests = 20, 100
+	d := deployTLS(t, true, func(c *server.Config) {
+		c.Limits.Connections, c.StallTimeout = limit, 5*time.Second
+	})
+	d.Write(smallJob)
+	config := d.Client.Transport.(*contractTransport).next.TLSClientConfig.Clone()
+	config.NextProtos = []string{"h2"}
+	flood := func() (statuses map[string]int, conn net.Conn) {
+		conn, err := (&tls.Dialer{Config: config}).DialContext(t.Context(), "tcp", strings.TrimPrefix(d.URL, "https://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		frame := func(kind, flags byte, stream uint32, payload string) string {
+			return string(binary.BigEndian.AppendUint32([]byte{0, 0, byte(len(payload)), kind, flags}, stream)) + payload
+		}
+		// The preface, and SETTINGS_INITIAL_WINDOW_SIZE of 0.
+		text := "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, "\x00\x04\x00\x00\x00\x00")
+		for i := range uint32(requests) { // GET https://x/, which is 404 with a body
+			text += frame(1, 5, 2*i+1, "\x82\x87\x84\x41\x01x")
+		}
+		if _, err := io.WriteString(conn, text); err != nil {
+			t.Fatal(err)
+		}
+		statuses = map[string]int{}
+		for answered := 0; answered < requests; {
+			var head [9]byte
+			if _, err := io.ReadFull(conn, head[:]); err != nil {
+				t.Fatalf("after %v: %v", statuses, err)
+			}
+			payload := make([]byte, int(head[0])<<16|int(head[1])<<8|int(head[2]))
+			if _, err := io.ReadFull(conn, payload); err != nil {
+				t.Fatal(err)
+			}
+			switch {
+			case head[3] == 4 && head[4] == 0: // settings
+				if !bytes.Contains(payload, []byte{0, 3, 0, 0, 0, 100}) || !bytes.Contains(payload, []byte{0, 4, 0, 1, 0, 0}) {
+					t.Errorf("settings %x, want 100 streams of 64 KiB", payload)
+				}
+			case head[3] == 1 && payload[0] == 0x8d: // :status 404
+				statuses["not found"]++
+				answered++
+			case head[3] == 1:
+				statuses["refused"]++
+				answered++
+			}
+		}
+		return statuses, conn
+	}
+	statuses, conn := flood()
+	if statuses["not found"] != limit || statuses["refused"] != requests-limit {
+		t.Errorf("answers: %v, want %d not found and the others refused", statuses, limit)
+	}
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPut, d.URL+apiPath("W1", "J1"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := d.Client.Transport.(*contractTransport).next.RoundTrip(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response.Body.Close()
+	if response.StatusCode != http.StatusServiceUnavailable || response.Header.Get("Retry-After") == "" || response.ContentLength != 0 {
+		t.Errorf("meanwhile: status %d with Retry-After %q and %d bytes", response.StatusCode, response.Header.Get("Retry-After"), response.ContentLength)
+	}
+	free := func() bool {
+		response, err := d.Client.Transport.(*contractTransport).next.RoundTrip(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		return response.StatusCode == http.StatusUnauthorized
+	}
+	conn.Close()
+	eventually(t, "the client is gone", free)
+	flood()
+	eventually(t, "the client has taken nothing for the stall timeout", free)
 }
 
 // TestTLSReload: a new pair is taken over, a broken one is not.
