@@ -45,7 +45,8 @@ type Limits struct {
 	// (IPv6: one /64 network), as a token bucket. Above it a key is not looked up
 	// any more but answered 429 with Retry-After, unless it was valid in the last
 	// hour: whoever shares the address with somebody who guesses keys goes on
-	// working, and has to wait some seconds for a new key at worst. Defaults
+	// working, and has to wait some seconds for a new key at worst. Keys that were
+	// not are looked up one after the other, for each address. Defaults
 	// to 30.
 	FailuresPerMinute int
 }

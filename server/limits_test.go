@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"crypto/rand"
+	"database/sql"
 	"encoding/base32"
 	"errors"
 	"fmt"
@@ -22,6 +23,7 @@ import (
 	"time"
 
 	"github.com/downlink-go/downlink/server"
+	"github.com/downlink-go/downlink/server/internal/catalog/catalogtest"
 )
 
 // wantRetryAfter checks the error and that it says when to come back.
@@ -400,4 +402,61 @@ func (d *deployment) raw(text string) (string, error) {
 		err = nil // closed with something unread
 	}
 	return string(got), err
+}
+
+// TestFailedKeysAtATime: keys that are sent all at once are not all looked up,
+// however long the database takes.
+func TestFailedKeysAtATime(t *testing.T) {
+	t.Parallel()
+	const limit, guesses = 5, 40
+	database := catalogtest.Postgres(t)
+	d := deploy(t, func(c *server.Config) { c.Database, c.Limits.FailuresPerMinute = database, limit })
+	d.Write(smallJob)
+	db, err := sql.Open("pgx", database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	tx, err := db.BeginTx(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback() }() // if it is not over
+	if _, err := tx.ExecContext(t.Context(), "LOCK TABLE api_keys IN ACCESS EXCLUSIVE MODE"); err != nil {
+		t.Fatal(err)
+	}
+	statuses := make(chan int, guesses)
+	for range guesses {
+		go func() {
+			r, err := http.NewRequestWithContext(t.Context(), http.MethodPut, d.URL+apiPath("W1", "J1"), nil)
+			if err != nil {
+				statuses <- 0
+				return
+			}
+			r.Header.Set("Authorization", newInvalidKey())
+			response, err := d.Client.Do(r)
+			if err != nil {
+				statuses <- 0
+				return
+			}
+			response.Body.Close()
+			statuses <- response.StatusCode
+		}()
+	}
+	active := fmt.Sprintf(`downlink_http_active_requests{route="/v0/workflows/:workflow_id/jobs/:job_id/download"} %d`, guesses)
+	eventually(t, "all of them are waiting", func() bool {
+		_, page := d.admin("/metrics")
+		return strings.Contains(page, active)
+	})
+	if err := tx.Rollback(); err != nil {
+		t.Fatal(err)
+	}
+	count := map[int]int{}
+	for range guesses {
+		count[<-statuses]++
+	}
+	// One more may be had every twelve seconds.
+	if n := count[http.StatusUnauthorized]; n < limit || n > limit+2 || n+count[http.StatusTooManyRequests] != guesses {
+		t.Errorf("answers %v, want some %d of status 401 and else 429", count, limit)
+	}
 }

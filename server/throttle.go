@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"crypto/sha256"
 	"fmt"
 	"math"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/labstack/echo/v4"
 	"github.com/maypok86/otter/v2"
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/time/rate"
 
 	"github.com/downlink-go/downlink/server/internal/download"
@@ -21,7 +23,12 @@ import (
 // bounded, and those that have filled up again are forgotten.
 type buckets[K comparable] struct {
 	perMinute int
-	cache     *otter.Cache[K, *rate.Limiter]
+	cache     *otter.Cache[K, *tokenBucket]
+}
+
+type tokenBucket struct {
+	*rate.Limiter
+	turn *semaphore.Weighted // for those that spend a token or not, as they find out
 }
 
 // newBuckets returns nil, which limits nothing, if perMinute is negative.
@@ -29,12 +36,12 @@ func newBuckets[K comparable](perMinute, most int) *buckets[K] {
 	if perMinute < 0 {
 		return nil
 	}
-	return &buckets[K]{perMinute: perMinute, cache: newTable[K, *rate.Limiter](most, 2*time.Minute)}
+	return &buckets[K]{perMinute: perMinute, cache: newTable[K, *tokenBucket](most, 2*time.Minute)}
 }
 
-func (b *buckets[K]) of(k K) *rate.Limiter {
-	l, _ := b.cache.ComputeIfAbsent(k, func() (*rate.Limiter, bool) {
-		return rate.NewLimiter(rate.Limit(float64(b.perMinute)/60), b.perMinute), false
+func (b *buckets[K]) of(k K) *tokenBucket {
+	l, _ := b.cache.ComputeIfAbsent(k, func() (*tokenBucket, bool) {
+		return &tokenBucket{rate.NewLimiter(rate.Limit(float64(b.perMinute)/60), b.perMinute), semaphore.NewWeighted(1)}, false
 	})
 	return l
 }
@@ -57,7 +64,7 @@ func (t tickless) NowNano() int64 { return int64(time.Since(t.start)) }
 func (tickless) Tick(time.Duration) <-chan time.Time { return nil }
 
 // wait returns after how many seconds the bucket has n tokens, 1 at least.
-func wait(l *rate.Limiter, n float64) int {
+func wait(l *tokenBucket, n float64) int {
 	return max(1, int(math.Ceil((n-l.Tokens())/float64(l.Limit()))))
 }
 
@@ -115,7 +122,12 @@ func network(a netip.Addr) netip.Prefix {
 	return p
 }
 
+// turnTimeout is how long a call waits for those before it whose keys are looked up.
+const turnTimeout = 10 * time.Second
+
 // guard calls authenticate for the key unless the address has failed too often.
+// Keys that are not known to be valid are looked up one after the other for an
+// address: of many at a time each would find that the address may fail once more.
 func (f *failures) guard(c echo.Context, key string, authenticate func() error) error {
 	if f == nil {
 		return authenticate()
@@ -123,6 +135,15 @@ func (f *failures) guard(c echo.Context, key string, authenticate func() error) 
 	l := f.addresses.of(network(requestInfo(c.Request().Context()).client))
 	hash := sha256.Sum256([]byte(key))
 	_, known := f.valid.GetIfPresent(hash)
+	if !known && l.Tokens() >= 1 {
+		ctx, cancel := context.WithTimeout(c.Request().Context(), turnTimeout)
+		defer cancel()
+		if err := l.turn.Acquire(ctx, 1); err != nil {
+			return err
+		}
+		defer l.turn.Release(1)
+		_, known = f.valid.GetIfPresent(hash)
+	}
 	if !known && l.Tokens() < 1 {
 		return tooMany(c.Response().Header(), wait(l, 1), "too many calls with invalid API keys from this address")
 	}
