@@ -32,6 +32,37 @@ func (p *process) limit(t *testing.T, option string) {
 	}
 }
 
+// descriptors returns how many the running server has.
+func (p *process) descriptors(t *testing.T) int {
+	t.Helper()
+	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}
+
+// mostMemory returns how much memory the running server has had at most since the
+// last call, in bytes.
+func (p *process) mostMemory(t *testing.T) int {
+	t.Helper()
+	proc := fmt.Sprintf("/proc/%d/", p.cmd.Process.Pid)
+	status, err := os.ReadFile(proc + "status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ := strings.Cut(string(status), "VmHWM:")
+	text, _, _ = strings.Cut(text, "kB")
+	kb, err := strconv.Atoi(strings.TrimSpace(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(proc+"clear_refs", []byte("5"), 0); err != nil { // the mark, that is
+		t.Fatal(err)
+	}
+	return kb << 10
+}
+
 // call is one call of the API on a connection of its own.
 func (p *process) call(t *testing.T, key, job string) (status int, d apitypes.Download, retryAfter string) {
 	t.Helper()
@@ -154,13 +185,6 @@ func TestOutOfDescriptors(t *testing.T) {
 	if status != http.StatusOK {
 		t.Fatalf("status %d", status)
 	}
-	fds := func() int {
-		entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return len(entries)
-	}
 	// A client with a connection, before there are no more to be had.
 	client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 1}}
 	defer client.CloseIdleConnections()
@@ -184,7 +208,7 @@ func TestOutOfDescriptors(t *testing.T) {
 	if status, _ := ask(http.MethodGet, before.SignedURL); status != http.StatusOK {
 		t.Fatalf("status %d", status)
 	}
-	p.limit(t, fmt.Sprintf("--nofile=%d:", fds()+3))
+	p.limit(t, fmt.Sprintf("--nofile=%d:", p.descriptors(t)+3))
 	var flood []net.Conn
 	for range 20 { // more than there is room for
 		conn, err := net.Dial("tcp", strings.TrimPrefix(p.url, "http://"))
@@ -230,6 +254,81 @@ func TestOutOfDescriptors(t *testing.T) {
 		}
 		if time.Now().After(deadline) {
 			t.Fatalf("a new connection and package: status %d, %s", status, d.Status)
+		}
+	}
+}
+
+// TestFloods measures what clients that mean harm can make a server take: no more
+// descriptors than connections and open assets, and little memory. Others are served
+// again as soon as they are gone.
+func TestFloods(t *testing.T) {
+	const connections, downloads, flood = 200, 50, 500
+	key, flags := newState(t, "J1")
+	large := filepath.Join(strings.TrimPrefix(flags[1], "file://"), "W1", "J1", "inputs", "large.bin")
+	if err := os.WriteFile(large, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(large, 64<<20); err != nil {
+		t.Fatal(err)
+	}
+	p := startServer(t, append(flags, "--ready-wait", "30s", "--header-timeout", "1h", "--max-connections", strconv.Itoa(connections),
+		"--max-downloads", strconv.Itoa(downloads))...)
+	status, before, _ := p.call(t, key, "J1")
+	if status != http.StatusOK || before.Status != apitypes.DownloadStatusReady {
+		t.Fatalf("status %d, %s", status, before.Status)
+	}
+	path := strings.TrimPrefix(before.SignedURL, p.url)
+	descriptors := p.descriptors(t)
+	get := "GET " + path + " HTTP/1.1\r\nHost: x\r\n"
+	for _, tt := range []struct {
+		name, send string
+	}{
+		{"connections", ""},
+		{"slow headers", get + "X: " + strings.Repeat("x", 60<<10)},
+		{"slow readers", get + "\r\n"},
+		{"as many ranges as there may be", strings.Repeat(get+"Range: bytes=1000-99999"+strings.Repeat(",5-9", 99)+"\r\n\r\n", 10)},
+		{"thousands of ranges", get + "Range: bytes=5-9" + strings.Repeat(",5-9", 3500) + "\r\n\r\n"},
+	} {
+		p.mostMemory(t)
+		memory := p.mostMemory(t)
+		var conns []net.Conn
+		for range flood {
+			conn, err := net.Dial("tcp", strings.TrimPrefix(p.url, "http://"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			conns = append(conns, conn)
+			// What the server does not take is not waited for.
+			if err := conn.SetWriteDeadline(time.Now().Add(10 * time.Millisecond)); err != nil {
+				t.Fatal(err)
+			}
+			_, _ = io.WriteString(conn, tt.send)
+		}
+		most := 0
+		for deadline := time.Now().Add(30 * time.Second); most < descriptors+connections-5; most = max(most, p.descriptors(t)) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: the server has %d descriptors more, want those of %d connections", tt.name, most-descriptors, connections)
+			}
+		}
+		for start := time.Now(); time.Since(start) < time.Second; { // for what else there might be
+			most = max(most, p.descriptors(t))
+		}
+		more, moreMemory := most-descriptors, p.mostMemory(t)-memory
+		t.Logf("%s: %d descriptors and %d MiB more", tt.name, more, moreMemory>>20)
+		if more > connections+2*downloads || moreMemory > 256<<20 {
+			t.Errorf("%s: that is too much", tt.name)
+		}
+		for _, conn := range conns {
+			conn.Close()
+		}
+		if status, d, _ := p.call(t, key, "J1"); status != http.StatusOK || d.ID != before.ID {
+			t.Errorf("%s, afterwards: status %d", tt.name, status)
+		}
+		for deadline := time.Now().Add(30 * time.Second); p.descriptors(t) > descriptors+5; {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s, afterwards: the server has still %d descriptors more", tt.name, p.descriptors(t)-descriptors)
+			}
 		}
 	}
 }
