@@ -63,7 +63,8 @@ func (s *secrets) check(t testing.TB, what, text string) {
 
 // TestSecretsShowNowhere drives everything that carries secrets, good and bad,
 // with known ones, and looks for them in the log at its finest level, in every
-// error answered, and in every error of the client.
+// error answered, in every error of the client, in the spans, and in what operators
+// are shown.
 func TestSecretsShowNowhere(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -177,6 +178,11 @@ func TestSecretsShowNowhere(t *testing.T) {
 	clientError("a download that was cut", err)
 	running[0].Body.Close()
 	d.get(large).wantError(t, 410, "package_outdated")
+
+	for _, page := range []string{"/metrics", "/healthz", "/readyz", "/debug/pprof/goroutine?debug=2"} {
+		_, text := d.admin(page)
+		d.Secrets.check(t, page, text)
+	}
 
 	// A server that is gone.
 	if err := d.Stop(); err != nil {
