@@ -30,7 +30,7 @@ func (p proxies) client(r *http.Request) (_ netip.Addr, forwarded bool) {
 	}
 	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
 	for _, hop := range slices.Backward(hops) {
-		a, err := netip.ParseAddr(strings.TrimSpace(hop))
+		a, err := parseHop(strings.TrimSpace(hop))
 		if err != nil {
 			break
 		}
@@ -40,6 +40,14 @@ func (p proxies) client(r *http.Request) (_ netip.Addr, forwarded bool) {
 		}
 	}
 	return address, forwarded
+}
+
+// parseHop reads an address of X-Forwarded-For, to which some proxies add the port.
+func parseHop(s string) (netip.Addr, error) {
+	if a, err := netip.ParseAddrPort(s); err == nil {
+		return a.Addr(), nil
+	}
+	return netip.ParseAddr(s)
 }
 
 // origin returns the scheme and the host that the client used, which signed URLs
