@@ -168,9 +168,16 @@ func (w *contentWriter) commit() {
 // failed reports whether http.ServeContent is writing an error.
 func (w *contentWriter) failed() bool { return w.status >= http.StatusBadRequest }
 
-// chunk is what must get through to the client within the stall timeout, in
-// bytes. A smaller one allows slower clients and costs more calls.
-const chunk = 1 << 20
+const (
+	// chunk is what must get through to the client within the stall timeout, in
+	// bytes. A smaller one allows slower clients and costs more calls.
+	chunk = 1 << 20
+	// fastChunk is the same of a file for a client that took the last one at
+	// fastRate, in bytes a second: it would have to become a thousand times slower
+	// to be cut for it.
+	fastChunk = 4 << 20
+	fastRate  = 100e6
+)
 
 // copyBuffer is the size of the pieces in which content that is no file is sent.
 const copyBuffer = 256 << 10
@@ -217,11 +224,16 @@ func (w *contentWriter) ReadFrom(src io.Reader) (int64, error) {
 	// A range of a file. In chunks, for the deadline to move on.
 	w.commit()
 	var total int64
+	size := int64(chunk)
 	for limited.N > 0 {
+		start := time.Now()
 		if err := w.extend(); err != nil {
 			return total, err
 		}
-		n, err := io.CopyN(w.ResponseWriter, limited.R, min(limited.N, chunk))
+		n, err := io.CopyN(w.ResponseWriter, limited.R, min(limited.N, size))
+		if size = chunk; float64(n) > fastRate*time.Since(start).Seconds() {
+			size = fastChunk
+		}
 		total += n
 		w.add(n)
 		limited.N -= n

@@ -71,7 +71,7 @@ func TestLooksOfOtherJobs(t *testing.T) {
 			}
 			return at(7), nil
 		}}
-		go l.do(t.Context(), jobName{"W1", "J1"})
+		go func() { _, _ = l.do(t.Context(), jobName{"W1", "J1"}) }()
 		synctest.Wait()
 		seen, err := l.do(t.Context(), jobName{"W1", "J2"})
 		if seen.Entries != 7 || err != nil {

@@ -355,7 +355,7 @@ func TestContentIsLoadedForAll(t *testing.T) {
 			return plan, ctx.Err()
 		}}, nil, 1<<20)
 		ctx, leave := context.WithCancel(t.Context())
-		go c.get(ctx, plan.ID)
+		go func() { _, _ = c.get(ctx, plan.ID) }() // it leaves
 		<-loading
 		second := make(chan error)
 		go func() {
