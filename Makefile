@@ -5,6 +5,8 @@ BIN       := bin
 FUZZTIME  ?= 10s
 BENCHTIME ?= 1s
 COUNT     ?= 1
+# Many tests wait for something, so that more of them than there are CPUs fit in.
+PARALLEL  ?= 4
 SIZE      ?= 4
 ROUNDS    ?= 3
 CHROMIUM  ?= chromium
@@ -36,10 +38,10 @@ demo: build ## run the main job, start to finish, on the sample data
 	@server/testdata/demo.sh $(BIN)
 
 test: ## run all tests (those of services only with what `make services` prints)
-	$(GO) test ./...
+	$(GO) test -parallel $(PARALLEL) ./...
 
 race: ## run all tests under the race detector
-	$(GO) test -race -timeout 15m ./...
+	$(GO) test -race -parallel $(PARALLEL) -timeout 15m ./...
 
 generate: ## write gen/ from api/openapi.yaml
 	$(GO) generate ./...
