@@ -281,8 +281,8 @@ func (d *directory) Folders(_ context.Context, prefix string) ([]string, error) 
 func (d *directory) Read(_ context.Context, key string, limit int64) ([]byte, error) {
 	f, err := d.open(key)
 	if err != nil {
-		if missing := fileError(err); errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
-			return nil, missing
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+			return nil, fileError(err)
 		}
 		return nil, unavailable(err) // it is there
 	}

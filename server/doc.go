@@ -207,9 +207,10 @@
 // [Limits] has what clients can make a server do at a time. Too large a header is
 // 400, more than 100 ranges in a request are 416, too many calls or downloads with
 // one API key are 429, too many downloads of all clients 503, the last two with
-// Retry-After; too many connections wait to be accepted. Downloads need no API key, but a signed URL tells which key it
-// was made for, and counts for that. Calls with invalid API keys are throttled by
-// address. What is counted is bounded in memory: 50,000 keys and addresses.
+// Retry-After; too many connections wait to be accepted. Downloads need no API
+// key, but a signed URL tells which key it was made for, and counts for that. Calls
+// with invalid API keys are throttled by address. What is counted is bounded in
+// memory: 50,000 keys and addresses.
 //
 // A connection of HTTP/2 has up to 100 requests at a time. All of them together
 // may have as many as there may be connections, until their answers are taken;

@@ -51,7 +51,8 @@ func parseHop(s string) (netip.Addr, error) {
 }
 
 // origin returns the scheme and the host that the client used, which signed URLs
-// start with; where it named no host, the address that it reached. A trusted proxy says so in X-Forwarded-Proto and X-Forwarded-Host.
+// start with; where it named no host, the address that it reached. A trusted proxy
+// says so in X-Forwarded-Proto and X-Forwarded-Host.
 func (p proxies) origin(r *http.Request) string {
 	scheme, host := "http", r.Host
 	if local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok && host == "" {

@@ -21,8 +21,9 @@ const flushInterval = time.Second / 2
 // Warm finds out the checksums that the plan lacks, by reading if need be, fills
 // them in and stores them, so that every package with these assets can be ready
 // at once. It is no work of the queue: it ends with ctx, and what it had found
-// out by then is not lost. It calls progress about twice a second, with the bytes that are
-// done and those of all assets whose checksum was not known. Errors are those of a package that fails.
+// out by then is not lost. It calls progress about twice a second, with the bytes
+// that are done and those of all assets whose checksum was not known. Errors are
+// those of a package that fails.
 func (p *Packager) Warm(ctx context.Context, plan *download.Plan, progress func(done, total int64)) error {
 	if err := p.fillStored(ctx, plan); err != nil {
 		return err

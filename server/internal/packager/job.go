@@ -122,7 +122,8 @@ func (p *Packager) complete(ctx context.Context, work *catalog.Work) error {
 		return err
 	}
 	// As in Prepare, which has left it to be done here or has done it.
-	ask := len(missingEntries(plan)) > maxLookups
+	missing, _ := plan.Missing()
+	ask := missing > maxLookups
 	// What an earlier attempt or another package has found out is not read again.
 	if err := p.fillStored(ctx, plan); err != nil {
 		return err
